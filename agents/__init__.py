@@ -1,0 +1,1 @@
+"""The monitoring agents, one process each, that subscribe to the pairs."""

@@ -1,0 +1,1 @@
+"""The inference worker: images from a topic in, request/response pairs out, exactly once."""

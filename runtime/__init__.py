@@ -1,0 +1,1 @@
+"""What every process shares: settings, logging, errors, metrics, Kafka and Elasticsearch clients, health."""

@@ -1,0 +1,185 @@
+"""Kafka clients: one place for security, delivery guarantees and the partitioner."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from runtime.errors import ConfigurationError, TransientError
+from runtime.logging import get_logger
+from runtime.settings import Settings
+from schemas.topics import MAX_MESSAGE_BYTES, MIB, topic_configs
+
+log = get_logger(__name__)
+
+CREDENTIAL_ERRORS = {
+    KafkaError._AUTHENTICATION,
+    KafkaError._SSL,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+}
+
+
+def client_config(settings: Settings) -> dict[str, Any]:
+    """librdkafka configuration of any client: brokers, security, log level."""
+    config: dict[str, Any] = {
+        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        "client.id": f"modelwatch-{settings.instance}",
+        "security.protocol": settings.kafka_security_protocol,
+        "log.connection.close": False,
+        "reconnect.backoff.max.ms": 2000,
+    }
+    password, key_password = settings.kafka_sasl_password, settings.kafka_ssl_key_password
+    optional = {
+        "sasl.mechanism": settings.kafka_sasl_mechanism,
+        "sasl.username": settings.kafka_sasl_username,
+        "sasl.password": password.get_secret_value() if password else None,
+        "ssl.ca.location": settings.kafka_ssl_ca_location,
+        "ssl.certificate.location": settings.kafka_ssl_certificate_location,
+        "ssl.key.location": settings.kafka_ssl_key_location,
+        "ssl.key.password": key_password.get_secret_value() if key_password else None,
+    }
+    config.update({name: str(value) for name, value in optional.items() if value is not None})
+    return config
+
+
+def producer(settings: Settings, transactional_id: str | None = None, **overrides: Any) -> Producer:
+    """An idempotent producer with the partitioner that Java clients and aiokafka use.
+
+    librdkafka's own default differs, and then one id would not be on the same partition of every topic.
+
+    Args:
+        transactional_id: makes it transactional; the same id after a restart fences the process before.
+    """
+    config = client_config(settings) | {
+        "enable.idempotence": True,
+        "acks": "all",
+        "partitioner": "murmur2_random",
+        "linger.ms": 5,
+        "batch.size": MIB,
+        "message.max.bytes": MAX_MESSAGE_BYTES + MIB,
+        "queue.buffering.max.messages": 100_000,
+        "queue.buffering.max.kbytes": 256 * 1024,
+    }
+    if transactional_id is not None:
+        config |= {"transactional.id": transactional_id, "transaction.timeout.ms": 60_000}
+    return Producer(config | overrides)
+
+
+def consumer(settings: Settings, group: str, static: bool = True, **overrides: Any) -> Consumer:
+    """A consumer of committed records that commits nothing by itself.
+
+    Args:
+        static: membership by `group.instance.id` (KIP-345): a restart within the session time-out causes no rebalance.
+    """
+    config = client_config(settings) | {
+        "group.id": group,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+        "partition.assignment.strategy": "range",
+        "session.timeout.ms": 30_000,
+        "heartbeat.interval.ms": 3_000,
+        "queued.max.messages.kbytes": 64 * 1024,
+        "fetch.max.bytes": 50 * MIB,
+        # The embedded broker ignores fetch limits and may answer with a whole backlog; real brokers keep to them.
+        "receive.message.max.bytes": 2_000_000_000,
+    }
+    if static:
+        config["group.instance.id"] = f"{group}-{settings.instance}"
+    return Consumer(config | overrides)
+
+
+def assigned_consumer(settings: Settings, **overrides: Any) -> Consumer:
+    """A consumer outside any group, for tools that read a topic from a given offset."""
+    return consumer(settings, "modelwatch-tools", static=False, **overrides)
+
+
+def _create(admin: AdminClient, topics: list[NewTopic]) -> list[str]:
+    created = []
+    for name, future in admin.create_topics(topics, request_timeout=30).items():
+        try:
+            future.result()
+            created.append(name)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise TransientError(f"topic {name} could not be created: {error.args[0].str()}") from error
+    return created
+
+
+def create_topics(settings: Settings) -> list[str]:
+    """Create the topics of `schemas.topics` that do not exist, and return their names.
+
+    Raises:
+        TransientError: the brokers did not answer, or refused.
+        ConfigurationError: a joined topic exists with another partition count.
+    """
+    admin = AdminClient(client_config(settings))
+    wanted = list(topic_configs())
+    created = _create(
+        admin,
+        [
+            NewTopic(topic.name, settings.kafka_partitions, settings.kafka_replication_factor, config=config)
+            for topic, config in wanted
+        ],
+    )
+    found = cluster_topics(settings)
+    joined = {topic.name: found[topic.name] for topic, _ in wanted if topic.joined and topic.name in found}
+    if len(set(joined.values())) > 1:
+        raise ConfigurationError(
+            f"these topics are joined by key and must have the same number of partitions: {joined}; "
+            "create the smaller ones anew or add partitions to them"
+        )
+    return created
+
+
+def cluster_topics(settings: Settings, timeout: float = 10.0) -> dict[str, int]:
+    """The cluster's topics, and the number of partitions of each.
+
+    Raises:
+        TransientError: no broker answered within `timeout` seconds.
+    """
+    admin = AdminClient(client_config(settings))
+    try:
+        metadata = admin.list_topics(timeout=timeout)
+    except KafkaException as error:
+        raise TransientError(
+            f"no broker answered at {settings.kafka_bootstrap_servers} within {timeout:g} s "
+            f"({error.args[0].str()}); is KAFKA_BOOTSTRAP_SERVERS right and the broker up?"
+        ) from error
+    return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+
+
+class DeliveryGuard:
+    """Collects delivery failures of a producer: the first is kept and raised at the next `check`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._failure: KafkaError | None = None
+
+    def on_delivery(self, error: KafkaError | None, _message: Any) -> None:
+        """Delivery callback to give to `Producer.produce`."""
+        if error is not None:
+            with self._lock:
+                self._failure = self._failure or error
+
+    def check(self) -> None:
+        """Raise `TransientError` if any message could not be delivered."""
+        if self._failure is not None:
+            raise TransientError(f"a message could not be delivered: {self._failure.str()}")
+
+
+def produce(client: Producer, topic: str, on_delivery: Callable[..., None] | None = None, **message: Any) -> None:
+    """Produce, waiting while the local queue is full instead of dropping or failing."""
+    while True:
+        try:
+            client.produce(topic, on_delivery=on_delivery, **message)
+            return
+        except BufferError:
+            client.poll(0.05)

@@ -1,0 +1,103 @@
+"""Every metric of every process, declared once. The registry is injected, so that tests can read it."""
+
+from importlib.metadata import version as package_version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class CommonMetrics:
+    """Metrics of every process."""
+
+    def __init__(self, registry: CollectorRegistry, service: str) -> None:
+        self.registry = registry
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        build = Info("modelwatch_build", "Version of modelwatch and the service this process runs", registry=registry)
+        build.info({"version": package_version("modelwatch"), "service": service})
+        self.dead_letters = Counter(
+            "modelwatch_dead_letters",
+            "Messages sent to the dead letters, by the stage that refused them and the reason",
+            ["stage", "reason"],
+            registry=registry,
+        )
+        self.records = Counter(
+            "modelwatch_records",
+            "Documents sent to the record store, by index kind and outcome (written, retried, rejected)",
+            ["index", "outcome"],
+            registry=registry,
+        )
+        self.consumer_lag = Gauge(
+            "modelwatch_consumer_lag",
+            "Messages between this consumer's position and the end of the partition",
+            ["topic", "partition"],
+            registry=registry,
+        )
+
+
+class WorkerMetrics(CommonMetrics):
+    """Metrics of the inference worker."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry, "inference")
+        self.requests = Counter(
+            "modelwatch_requests",
+            "Images asked about, by how it ended (ok, expired, refused, error) and by the way they came (kafka, http)",
+            ["model", "outcome", "transport"],
+            registry=registry,
+        )
+        self.request_latency = Histogram(
+            "modelwatch_request_latency_seconds",
+            "From the request's timestamp to its answer being committed (Kafka) or sent (HTTP)",
+            ["model", "transport"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.queue = Histogram(
+            "modelwatch_queue_seconds",
+            "From reading a request to the start of its batch's computation",
+            ["model"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.inference = Histogram(
+            "modelwatch_inference_seconds",
+            "Computation of one batch",
+            ["model"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "modelwatch_batch_size",
+            "Images computed together, padding excluded",
+            ["model"],
+            buckets=BATCH_BUCKETS,
+            registry=registry,
+        )
+        self.transactions = Counter(
+            "modelwatch_transactions",
+            "Kafka transactions, by outcome (committed, aborted)",
+            ["outcome"],
+            registry=registry,
+        )
+        self.retries = Counter(
+            "modelwatch_pipeline_restarts",
+            "Times the worker dropped uncommitted work and started again from the committed offsets, by cause",
+            ["cause"],
+            registry=registry,
+        )
+        self.model_info = Gauge(
+            "modelwatch_model_info",
+            "1 for each model loaded",
+            ["model", "version", "sha256", "device"],
+            registry=registry,
+        )
+        self.gpu_memory = Gauge(
+            "modelwatch_gpu_memory_bytes", "GPU memory in use by this process", ["device"], registry=registry
+        )

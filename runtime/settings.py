@@ -1,0 +1,100 @@
+"""Settings that every process has. Read once at the entry point, from the environment, and passed down."""
+
+import socket
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from runtime.errors import ConfigurationError
+
+PROJECT_MODELS = Path(__file__).resolve().parent.parent / "models"
+
+
+def _either(name: str) -> AliasChoices:
+    return AliasChoices(name, f"MODELWATCH_{name}")
+
+
+class Settings(BaseSettings):
+    """Common settings; each process's own class extends this one. Every field's variable is `MODELWATCH_<FIELD>`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MODELWATCH_",
+        frozen=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
+        populate_by_name=True,
+        protected_namespaces=(),
+    )
+
+    kafka_bootstrap_servers: str = Field("127.0.0.1:9092", validation_alias=_either("KAFKA_BOOTSTRAP_SERVERS"))
+    """Kafka brokers, `host:port,host:port`. Also read from KAFKA_BOOTSTRAP_SERVERS."""
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How the brokers are spoken to."""
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """SASL mechanism, with a SASL protocol."""
+    kafka_sasl_username: str | None = None
+    """SASL user."""
+    kafka_sasl_password: SecretStr | None = None
+    """SASL password."""
+    kafka_ssl_ca_location: Path | None = None
+    """PEM file of the authority that signed the brokers' certificates."""
+    kafka_ssl_certificate_location: Path | None = None
+    """PEM file of this client's certificate (mutual TLS)."""
+    kafka_ssl_key_location: Path | None = None
+    """PEM file of this client's key (mutual TLS)."""
+    kafka_ssl_key_password: SecretStr | None = None
+    """Password of the client's key."""
+    kafka_replication_factor: int = Field(1, ge=1)
+    """Copies of each partition that `modelwatch setup` asks for. Production: 3."""
+    kafka_partitions: int = Field(4, ge=1)
+    """Partitions of each topic that `modelwatch setup` creates."""
+    kafka_idle_pause_ms: int = Field(0, ge=0)
+    """Pause fetching this long after an empty poll. 0 for real brokers, which hold an empty fetch back themselves;
+    the embedded broker answers it at once and would keep a core busy."""
+
+    elasticsearch_url: str = Field("http://127.0.0.1:9200", validation_alias=_either("ELASTICSEARCH_URL"))
+    """Record store. Also read from ELASTICSEARCH_URL."""
+    elasticsearch_api_key: SecretStr | None = None
+    """API key of the record store."""
+    elasticsearch_ca_certs: Path | None = None
+    """PEM file of the authority that signed the record store's certificate."""
+
+    models: Path = PROJECT_MODELS
+    """Folder of model folders: each holds a model.yaml."""
+    default_model: str = "cifar10-resnet32"
+    """Model of a request that names none."""
+
+    instance: str = Field(default_factory=socket.gethostname, pattern=r"^[A-Za-z0-9._-]{1,100}$")
+    """Name of this instance, unique among the replicas of its service and the same after a restart."""
+    host: str = "127.0.0.1"
+    """Address the HTTP server binds to. Containers set 0.0.0.0."""
+    port: int = Field(8080, ge=0, le=65535)
+    """Port of the HTTP server: /metrics, /health, and for the worker the inference endpoints. 0: any free one."""
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """`auto`: readable on a terminal, JSON otherwise."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level logged."""
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def read_settings(cls: type[S], **overrides: Any) -> S:
+    """The settings from the environment, `overrides` on top.
+
+    Raises:
+        ConfigurationError: naming each wrong variable and what is wrong with it; never the value of a secret.
+    """
+    try:
+        return cls(**overrides)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            field = str(problem["loc"][0]) if problem["loc"] else "settings"
+            name = field if field.isupper() else f"MODELWATCH_{field.upper()}"
+            secret = "password" in field.lower() or "key" in field.lower()
+            found = "" if secret else f" (found {problem.get('input')!r})"
+            lines.append(f"{name}: {problem['msg']}{found}")
+        raise ConfigurationError("; ".join(lines)) from None

@@ -1,0 +1,1 @@
+"""The contracts: messages, topics, headers and payload codecs; imports nothing else of the project."""

@@ -1,0 +1,48 @@
+"""What every message has in common: frozen, tolerant of newer fields, and carrying its schema version."""
+
+from datetime import datetime, timezone
+from typing import Annotated, Any
+
+import pybase64
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+MAX_ID_LENGTH = 256
+MAX_ATTRIBUTES = 16
+
+
+def _decode_base64(value: Any) -> Any:
+    if isinstance(value, str):
+        return pybase64.b64decode(value, validate=True)
+    return value
+
+
+Base64Bytes = Annotated[
+    bytes,
+    BeforeValidator(_decode_base64),
+    PlainSerializer(pybase64.b64encode_as_string, return_type=str),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
+]
+"""Bytes in Python, standard base64 (RFC 4648 section 4) in JSON; pydantic's own option uses the URL alphabet."""
+
+RequestId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+Attributes = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]], Field(max_length=MAX_ATTRIBUTES)
+]
+Timestamp = AwareDatetime
+
+
+class Contract(BaseModel):
+    """Base of everything that crosses a process boundary."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class Message(Contract):
+    """Base of the messages: a `Contract` with a schema version, which readers of every later version still accept."""
+
+    schema_version: int = Field(1, ge=1, description="Version of this message's schema")
+
+
+def utc_now() -> datetime:
+    """The present moment, aware, in UTC."""
+    return datetime.now(timezone.utc)

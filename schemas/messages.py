@@ -1,0 +1,252 @@
+"""The messages on the topics, as pydantic models; `docs/messages.md` and the JSON Schemas are generated from here."""
+
+from enum import Enum
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.base import Attributes, Base64Bytes, Contract, Message, RequestId, Timestamp
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Matrix = tuple[tuple[int, ...], ...]
+
+
+class ImageDtype(str, Enum):
+    """How pixels are stored: `uint8` in 0..255, or `float32` in 0..1 (little endian)."""
+
+    UINT8 = "uint8"
+    FLOAT32 = "float32"
+
+
+class Tensor(Contract):
+    """One image or feature vector, exactly as the model saw it, in row-major order."""
+
+    dtype: ImageDtype
+    shape: tuple[int, ...] = Field(max_length=4, description="For images: height, width, channels")
+    data: Base64Bytes
+
+    @model_validator(mode="after")
+    def _length_fits_shape(self) -> "Tensor":
+        expected = 1 if self.dtype is ImageDtype.UINT8 else 4
+        for size in self.shape:
+            expected *= size
+        if len(self.data) != expected:
+            raise ValueError(
+                f"data has {len(self.data)} bytes; shape {self.shape} of {self.dtype.value} has {expected}"
+            )
+        return self
+
+
+class InferenceRequest(Message):
+    """A question to a model about one image."""
+
+    request_id: RequestId
+    model: str
+    image: Tensor
+    attributes: Attributes = Field(default_factory=dict, description="Caller's metadata, for breakdowns of metrics")
+    sent_at: Timestamp
+    deadline: Timestamp | None = Field(None, description="After this moment the answer is `expired`")
+
+
+class Timings(Contract):
+    """Where the time of one answer went, in seconds."""
+
+    queue: float = Field(ge=0, description="From the message's timestamp to the worker's reading it")
+    batch: float = Field(ge=0, description="From reading to the start of its batch's computation")
+    compute: float = Field(ge=0, description="Computation of the batch it was in")
+
+
+class Outcome(str, Enum):
+    """Whether the model was asked: `ok`, or `expired` (the deadline had passed; nothing was computed)."""
+
+    OK = "ok"
+    EXPIRED = "expired"
+
+
+class InferenceResponse(Message):
+    """A model's answer about one image. An `expired` one has no prediction."""
+
+    outcome: Outcome = Outcome.OK
+    model: str
+    model_version: str
+    weights_sha256: str
+    probabilities: tuple[float, ...] | None = Field(None, description="One a class, in the order of the model's labels")
+    predicted: int | None = Field(None, description="Index of the most probable class")
+    label: str | None = None
+    confidence: Probability | None = Field(None, description="Probability of the predicted class")
+    timings: Timings
+    batch_size: int = Field(ge=0, description="Images computed together, padding excluded; 0 if expired")
+    device: str
+    answered_at: Timestamp
+
+
+class InferencePair(Message):
+    """A request with its response: what every agent subscribes to."""
+
+    request: InferenceRequest
+    response: InferenceResponse
+
+
+class Feedback(Message):
+    """The truth about one request, in exactly one of four forms, with or without the response it judges."""
+
+    request_id: RequestId
+    model: str | None = None
+    truth_index: int | None = Field(None, ge=0)
+    truth_label: str | None = None
+    truth_one_hot: tuple[int, ...] | None = None
+    truth_probabilities: tuple[Probability, ...] | None = None
+    response: tuple[float, ...] | None = Field(None, description="Self-contained feedback: the probabilities answered")
+    source: str = Field("unknown", max_length=64)
+    given_at: Timestamp
+
+    @model_validator(mode="after")
+    def _one_form_of_truth(self) -> "Feedback":
+        forms = ("truth_index", "truth_label", "truth_one_hot", "truth_probabilities")
+        given = [form for form in forms if getattr(self, form) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(forms)}; got {', '.join(given) or 'none'}")
+        return self
+
+
+class Detector(Contract):
+    """Which detector judged."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class OutlierVerdict(Message):
+    """How strange one image is to the outlier detector."""
+
+    request_id: RequestId
+    model: str
+    score: float
+    threshold: float
+    is_outlier: bool
+    score_map: Tensor | None = Field(None, description="Score by pixel, where it was kept")
+    detector: Detector
+    scored_at: Timestamp
+
+
+class LogPosition(Contract):
+    """Where a message stands in its topic."""
+
+    partition: int = Field(ge=0)
+    offset: int = Field(ge=0)
+    time: Timestamp
+
+
+class FeatureVector(Message):
+    """Compact features of one pair, from the drift agent's first stage to its second."""
+
+    request_id: RequestId
+    model: str
+    position: LogPosition = Field(description="Of the pair in `inference.pairs`")
+    features: dict[str, Tensor] = Field(description="Feature vector by detector name")
+
+
+class DriftTest(Contract):
+    """One detector's test of one window against its reference."""
+
+    is_drift: bool
+    p_values: tuple[Probability, ...] = Field(description="One a feature")
+    distances: tuple[float, ...] = Field(description="Test statistic, one a feature")
+    threshold: Probability = Field(description="p-value under which a feature drifts, after correction")
+    correction: Literal["bonferroni", "fdr"]
+    detector: Detector
+
+
+class DriftReport(Message):
+    """One window of one model's pairs, tested for drift."""
+
+    window_id: str
+    model: str
+    first: LogPosition
+    last: LogPosition
+    size: int = Field(ge=1)
+    closed_by: Literal["full", "age"]
+    request_ids: tuple[RequestId, ...] | None = None
+    detectors: dict[str, DriftTest]
+    reported_at: Timestamp
+
+
+class ClassFigures(Contract):
+    """Counts and rates of one class against the rest; a rate with an empty denominator is absent."""
+
+    true_positives: int = Field(ge=0)
+    true_negatives: int = Field(ge=0)
+    false_positives: int = Field(ge=0)
+    false_negatives: int = Field(ge=0)
+    precision: Probability | None = None
+    recall: Probability | None = None
+    specificity: Probability | None = None
+    f1: Probability | None = None
+
+
+class PerformanceReport(Message):
+    """How right a model was over one window of joined pairs and feedback."""
+
+    window_id: str
+    model: str
+    model_version: str
+    first: LogPosition
+    last: LogPosition
+    size: int = Field(ge=0)
+    confusion: Matrix = Field(description="Counts; rows are the truth, columns the prediction")
+    accuracy: Probability | None = None
+    by_class: dict[str, ClassFigures] = Field(default_factory=dict)
+    log_loss: float | None = None
+    brier: float | None = None
+    calibration_error: Probability | None = None
+    kl_divergence: float | None = Field(None, description="Of the predicted from the true class distribution, nats")
+    estimated_accuracy: Probability | None = Field(None, description="From calibrated confidences, without labels")
+    label_coverage: Probability | None = Field(None, description="Share of the window's pairs that have a label")
+    reported_at: Timestamp
+
+
+class ExplanationRequest(Message):
+    """Why did the model answer that? About an earlier request by id, or about an image sent along."""
+
+    request_id: RequestId
+    model: str | None = None
+    image: Tensor | None = None
+    method: str = "anchors"
+    options: dict[str, float | int | str | bool] = Field(default_factory=dict, max_length=16)
+    deadline: Timestamp | None = None
+    asked_by: str = "caller"
+    asked_at: Timestamp
+
+
+class Explanation(Message):
+    """The answer to an `ExplanationRequest`, or why there is none."""
+
+    request_id: RequestId
+    model: str
+    method: str
+    outcome: Literal["ok", "no_anchor", "timeout", "overloaded", "not_found", "expired", "invalid", "failed"]
+    reason: str | None = Field(None, description="Why there is no explanation")
+    anchor_mask: Tensor | None = None
+    segments: Tensor | None = None
+    precision: Probability | None = None
+    coverage: Probability | None = None
+    predictor_calls: int = Field(0, ge=0)
+    distinct_evaluations: int = Field(0, ge=0)
+    seconds: float = Field(0, ge=0)
+    overlay_png: Base64Bytes | None = None
+    explained_at: Timestamp
+
+
+MESSAGES: tuple[type[Message], ...] = (
+    InferenceRequest,
+    InferenceResponse,
+    InferencePair,
+    Feedback,
+    FeatureVector,
+    OutlierVerdict,
+    DriftReport,
+    PerformanceReport,
+    ExplanationRequest,
+    Explanation,
+)

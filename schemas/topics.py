@@ -1,0 +1,143 @@
+"""The table of topics: name, key, message, partitions, retention. `modelwatch setup` creates exactly these."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from schemas.base import Message
+from schemas.messages import (
+    DriftReport,
+    Explanation,
+    ExplanationRequest,
+    FeatureVector,
+    Feedback,
+    InferencePair,
+    OutlierVerdict,
+    PerformanceReport,
+)
+
+DAY_MS = 86_400_000
+MIB = 1 << 20
+MAX_REQUEST_BYTES = 8 * MIB
+"""A request larger than this is refused with reason `oversize`."""
+MAX_MESSAGE_BYTES = 32 * MIB
+"""What the request topic and the dead letters hold, so that an over-size request is refused whole, never cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic.
+
+    Attributes:
+        joined: whether its partition count must equal that of the other joined topics, so that one id is on one
+            partition of each of them.
+        message: the model of its values; None where the value is not one of ours (requests, dead letters).
+    """
+
+    name: str
+    key: str
+    written_by: str
+    description: str
+    message: type[Message] | None
+    joined: bool
+    retention_ms: int
+    max_message_bytes: int = 2 * MIB
+
+
+REQUESTS = Topic(
+    "inference.requests",
+    "request id",
+    "anyone",
+    "Images and tensors to classify, in the payload formats of docs/messages.md",
+    None,
+    True,
+    7 * DAY_MS,
+    MAX_MESSAGE_BYTES,
+)
+PAIRS = Topic(
+    "inference.pairs",
+    "request id",
+    "worker",
+    "Each request with its response, once; written in the transaction that commits the request's offset",
+    InferencePair,
+    True,
+    7 * DAY_MS,
+    MAX_MESSAGE_BYTES,
+)
+FEEDBACK = Topic("inference.feedback", "request id", "anyone", "The truth about requests", Feedback, True, 7 * DAY_MS)
+EXPLANATION_REQUESTS = Topic(
+    "explanation.requests",
+    "request id",
+    "anyone, and agents by policy",
+    "Questions why a model answered as it did",
+    ExplanationRequest,
+    True,
+    DAY_MS,
+    MAX_MESSAGE_BYTES,
+)
+FEATURES = Topic(
+    "monitoring.features",
+    "model",
+    "drift agent, first stage",
+    "Compact features of each pair",
+    FeatureVector,
+    False,
+    7 * DAY_MS,
+)
+OUTLIERS = Topic(
+    "monitoring.outliers",
+    "request id",
+    "outliers agent",
+    "Verdicts on flagged pairs",
+    OutlierVerdict,
+    False,
+    30 * DAY_MS,
+)
+DRIFT = Topic("monitoring.drift", "model", "drift agent", "One report a window", DriftReport, False, 30 * DAY_MS)
+PERFORMANCE = Topic(
+    "monitoring.performance", "model", "confusion agent", "One report a window", PerformanceReport, False, 30 * DAY_MS
+)
+EXPLANATIONS = Topic(
+    "monitoring.explanations",
+    "request id",
+    "explanations agent",
+    "Answers to questions",
+    Explanation,
+    False,
+    30 * DAY_MS,
+)
+DEAD_LETTERS = Topic(
+    "inference.dead-letters",
+    "original key",
+    "everyone",
+    "Unreadable messages, unchanged; headers say topic, partition, offset, stage, reason, error, time",
+    None,
+    False,
+    30 * DAY_MS,
+    MAX_MESSAGE_BYTES + MIB,
+)
+
+TOPICS: tuple[Topic, ...] = (
+    REQUESTS,
+    PAIRS,
+    FEEDBACK,
+    EXPLANATION_REQUESTS,
+    FEATURES,
+    OUTLIERS,
+    DRIFT,
+    PERFORMANCE,
+    EXPLANATIONS,
+    DEAD_LETTERS,
+)
+
+
+def topic_configs(retention_scale: float = 1.0) -> Iterator[tuple[Topic, dict[str, str]]]:
+    """Each topic with its broker configuration, retention multiplied by `retention_scale`."""
+    for topic in TOPICS:
+        yield (
+            topic,
+            {
+                "cleanup.policy": "delete",
+                "retention.ms": str(int(topic.retention_ms * retention_scale)),
+                "max.message.bytes": str(topic.max_message_bytes),
+            },
+        )
