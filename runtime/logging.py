@@ -36,5 +36,13 @@ def configure_logging(settings: Settings, service: str) -> None:
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """The logger of a module."""
-    logger: structlog.stdlib.BoundLogger = structlog.get_logger(logger=name)
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger(module=name)
     return logger
+
+
+def quieten() -> None:
+    """For commands, whose output is their own: only warnings and errors, on stderr."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

@@ -1,7 +1,9 @@
 """Every metric of every process, declared once. The registry is injected, so that tests can read it."""
 
+from collections.abc import Sequence
 from importlib.metadata import version as package_version
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -86,10 +88,9 @@ class WorkerMetrics(CommonMetrics):
             ["outcome"],
             registry=registry,
         )
-        self.retries = Counter(
+        self.pipeline_restarts = Counter(
             "modelwatch_pipeline_restarts",
-            "Times the worker dropped uncommitted work and started again from the committed offsets, by cause",
-            ["cause"],
+            "Times the worker dropped uncommitted work and started again from the committed offsets",
             registry=registry,
         )
         self.model_info = Gauge(
@@ -101,3 +102,16 @@ class WorkerMetrics(CommonMetrics):
         self.gpu_memory = Gauge(
             "modelwatch_gpu_memory_bytes", "GPU memory in use by this process", ["device"], registry=registry
         )
+
+
+def observe_many(child: Histogram, values: Sequence[float]) -> None:
+    """Observe all `values` at once; the same as `observe` for each, at a fraction of the cost.
+
+    prometheus-client has no such call, so this reaches into a histogram child's buckets; a test compares the two.
+    """
+    bounds = np.asarray(child._upper_bounds[:-1])
+    counts = np.bincount(np.searchsorted(bounds, values, side="left"), minlength=len(bounds) + 1)
+    child._sum.inc(float(np.sum(values)))
+    for bucket, count in zip(child._buckets, counts.tolist(), strict=True):
+        if count:
+            bucket.inc(count)

@@ -3,6 +3,9 @@
 Source: CloudEvents Kafka Protocol Binding v1.0.2, section 3.2 (binary content mode).
 """
 
+import math
+import re
+import time
 from collections.abc import Iterable
 from datetime import datetime, timezone
 
@@ -19,6 +22,40 @@ JSON = b"application/json"
 
 PAIR_TYPE = "modelwatch.inference.pair.v1"
 WORKER_SOURCE = "/modelwatch/inference"
+
+END_OF_TIME = 253_402_300_800.0
+"""Start of the year 10000, in seconds since the epoch: RFC 3339 and `datetime` both end before it."""
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?(?:([Zz])|([+-]\d\d:\d\d))", re.ASCII)
+
+
+def parse_time(text: str) -> float:
+    """Seconds since the epoch of an RFC 3339 date-time; digits after the microseconds are dropped.
+
+    Raises:
+        ValueError: naming the text, if it is not RFC 3339 (an offset is required) or lies outside 1970 to 9999.
+    """
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text[:64]!r} is not an RFC 3339 time such as 2026-01-31T12:00:00.5Z")
+    date, clock, fraction, _, offset = match.groups()
+    moment = datetime.fromisoformat(f"{date}T{clock}.{(fraction or '')[:6]:0<6}{offset or '+00:00'}")
+    return checked_time(moment.timestamp())
+
+
+def checked_time(seconds: float) -> float:
+    """The argument, if it is a moment that every message can carry: from 1970 to the end of 9999.
+
+    Raises:
+        ValueError: naming the number.
+    """
+    if not (math.isfinite(seconds) and 0 <= seconds < END_OF_TIME):
+        raise ValueError(f"{seconds} is not a number of seconds since the epoch, from 1970 to 9999")
+    return seconds
+
+
+def rfc3339(seconds: float) -> str:
+    """Seconds since the epoch as an RFC 3339 timestamp in UTC with microseconds."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def event_headers(
@@ -52,7 +89,7 @@ def dead_letter_headers(
 
     Ours are the last seven, so that a replay can take them off again and send the rest unchanged.
     """
-    now = datetime.now(timezone.utc).isoformat()
+    now = rfc3339(time.time())
     ours = {
         "topic": topic,
         "partition": str(partition),

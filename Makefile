@@ -1,0 +1,54 @@
+# `make` lists the targets. Everything is installed into .venv from requirements.lock; nothing else is assumed but
+# Python 3.10 or 3.11 and, for the data set, npm or a route to the official files.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test lint documents bench lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 20
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 11) else f"Python 3.10 or 3.11 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@grep -A40 '^uv==' requirements.lock | awk 'NR > 1 && /^[a-z]/ { exit } { print }' > $(VENV)/uv.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.lock
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+install: $(STAMP) ## Create .venv with exactly what requirements.lock names
+
+demo: $(STAMP) ## Run the whole story on an embedded broker and real images, with a verdict
+	$(BIN)/modelwatch demo
+
+up: $(STAMP) ## Run the pipeline until Ctrl-C
+	$(BIN)/modelwatch up
+
+lint: $(STAMP) ## ruff, mypy, direction of imports, staleness of generated documents
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m schemas.documents --check
+	$(BIN)/python -m cli.settings_documents --check
+
+test: lint ## Everything CI runs
+	$(BIN)/pytest
+
+documents: $(STAMP) ## Generate the schemas and the settings documents anew
+	$(BIN)/python -m schemas.documents
+	$(BIN)/python -m cli.settings_documents
+
+bench: $(STAMP) ## Measure the worker; figures go to bench/worker.json
+	$(BIN)/modelwatch bench worker --json > bench/worker.json
+
+lock: $(STAMP) ## Resolve requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
+		--extra local --extra dev pyproject.toml --output-file requirements.lock
+
+clean: ## Remove .venv and build/
+	rm -rf $(VENV) build

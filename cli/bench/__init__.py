@@ -1,0 +1,1 @@
+"""Benchmarks: our own cost beside the bare libraries doing the same work."""

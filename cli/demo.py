@@ -1,0 +1,225 @@
+"""`modelwatch demo`: the whole story on embedded servers and real images, with a verdict."""
+
+import shutil
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import urllib3
+import yaml
+from rich.console import Console
+from rich.table import Table
+from schemas.pairs import read_pair
+from schemas.payloads.encode import encode_v1, encode_v2
+
+from cli.produce import ProduceOptions, Sent, send
+from cli.stack import Ports, Stack, running_stack
+from cli.topic_reader import read_topic
+from runtime.errors import TransientError
+from runtime.model_folder import load_model_folders
+from schemas.messages import InferencePair
+from schemas.topics import DEAD_LETTERS, PAIRS
+from training.datasets import TRUCK_INDEX, load_cifar10
+
+BAD_MESSAGES = 21
+PAIR_SECONDS = 120.0
+ACCURACY_MARGIN = 0.02
+RECORD_OFF = {"x-modelwatch-record": "false"}
+
+
+@dataclass
+class Verdict:
+    """The checks made, and the figures beside them."""
+
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def check(self, name: str, expected: Any, observed: Any, ok: bool) -> None:
+        """Add a check."""
+        self.checks.append({"name": name, "expected": expected, "observed": observed, "ok": bool(ok)})
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check holds; a verdict without checks does not."""
+        return bool(self.checks) and all(check["ok"] for check in self.checks)
+
+
+class LogFiles:
+    """Writes each service's lines to a file of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+
+    def __call__(self, service: str, line: str) -> None:
+        with (self._folder / f"{service}.log").open("a") as file:
+            file.write(line + "\n")
+
+
+def run_demo(images: int, output: Path) -> bool:
+    """Run it, write `report.json`, print the table; True if every check holds."""
+    console = Console()
+    began = time.monotonic()
+    verdict = Verdict()
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    console.print("Preparing CIFAR-10 …")
+    load_cifar10()
+    verdict.seconds["data"] = time.monotonic() - began
+    console.print(f"Starting broker, record store and worker (logs in {output / 'logs'}) …")
+    try:
+        with running_stack(Ports(0, 0, 0), output / "servers", 1, LogFiles(output / "logs")) as stack:
+            verdict.seconds["start"] = time.monotonic() - began - verdict.seconds["data"]
+            _story(stack, images, verdict, console)
+    finally:
+        shutil.rmtree(output / "servers", ignore_errors=True)
+        verdict.seconds["total"] = time.monotonic() - began
+        _write(verdict, output)
+    _print(verdict, console)
+    console.print(f"Report: {output / 'report.json'}", highlight=False)
+    return verdict.ok
+
+
+def _story(stack: Stack, images: int, verdict: Verdict, console: Console) -> None:
+    console.print(f"Streaming {images} test images, {BAD_MESSAGES} bad messages, and the truck …")
+    sent = send(ProduceOptions("cifar10", images, bad=BAD_MESSAGES, prefix="demo"), stack.settings, console)
+    stream = _pairs(stack, sent.request_ids)
+    truck = send(ProduceOptions("truck", 1, prefix="demo"), stack.settings, console)
+    pairs = _pairs(stack, sent.request_ids + truck.request_ids)
+    letters = _dead_letters(stack, len(sent.bad_ids))
+    _check_delivery(verdict, sent, truck, pairs, letters)
+    by_id = {pair.request.request_id: pair for pair in pairs}
+    _check_answers(verdict, stack, sent, by_id)
+    _check_truck(verdict, stack, by_id[truck.request_ids[0]])
+    verdict.counts |= {
+        "sent": len(sent.request_ids) + len(truck.request_ids),
+        "bad_sent": len(sent.bad_ids),
+        "pairs": len(pairs),
+        "dead_letters": len(letters),
+    }
+    answered = [pair.response.answered_at.timestamp() for pair in stream]
+    took = max(answered) - min(pair.request.sent_at.timestamp() for pair in stream)
+    truck_pair = by_id[truck.request_ids[0]]
+    verdict.seconds["stream"] = took
+    verdict.seconds["single_request_latency"] = (
+        truck_pair.response.answered_at - truck_pair.request.sent_at
+    ).total_seconds()
+    console.print(
+        f"{len(stream)} images answered in {took:.2f} s: {len(stream) / took:,.0f} images/s; "
+        f"a single request takes {verdict.seconds['single_request_latency'] * 1000:.0f} ms.",
+        highlight=False,
+    )
+
+
+def _pairs(stack: Stack, request_ids: list[str]) -> list[InferencePair]:
+    """Every pair on the topic once all of `request_ids` are there."""
+    missing = set(request_ids)
+    pairs = []
+    try:
+        for message in read_topic(stack.settings, PAIRS.name, lambda: not missing, PAIR_SECONDS):
+            pair = read_pair(message.value())
+            missing.discard(pair.request.request_id)
+            pairs.append(pair)
+    except TransientError:
+        return pairs  # the delivery check says how many are missing
+    return pairs
+
+
+def _dead_letters(stack: Stack, count: int) -> list[str]:
+    """Keys of the dead letters."""
+    keys: list[str] = []
+    try:
+        for message in read_topic(stack.settings, DEAD_LETTERS.name, lambda: len(keys) >= count, 30.0):
+            keys.append((message.key() or b"").decode())
+    except TransientError:
+        return keys  # as above
+    return keys
+
+
+def _check_delivery(verdict: Verdict, sent: Sent, truck: Sent, pairs: list[InferencePair], letters: list[str]) -> None:
+    wanted = Counter(sent.request_ids + truck.request_ids)
+    found = Counter(pair.request.request_id for pair in pairs)
+    missing, extra = sum((wanted - found).values()), sum((found - wanted).values())
+    verdict.check(
+        "every request has exactly one pair",
+        f"{wanted.total()} pairs, 0 missing, 0 extra",
+        f"{found.total()} pairs, {missing} missing, {extra} extra",
+        wanted == found,
+    )
+    verdict.check(
+        "dead letters are the bad messages sent on purpose",
+        f"{len(sent.bad_ids)}",
+        f"{len(letters)}",
+        Counter(letters) == Counter(sent.bad_ids),
+    )
+
+
+def _check_answers(verdict: Verdict, stack: Stack, sent: Sent, by_id: dict[str, InferencePair]) -> None:
+    labels = load_cifar10(progress=False).test_labels
+    answered = [
+        (by_id[name].response.predicted, int(name.rsplit("-", 1)[1])) for name in sent.request_ids if name in by_id
+    ]
+    accuracy = float(np.mean([predicted == int(labels[index]) for predicted, index in answered])) if answered else 0.0
+    stated = card_figures(stack)["test_accuracy"]
+    verdict.check(
+        "accuracy agrees with the model card",
+        f"{stated:.4f} ± {ACCURACY_MARGIN}",
+        f"{accuracy:.4f}",
+        abs(accuracy - stated) <= ACCURACY_MARGIN,
+    )
+
+
+def _check_truck(verdict: Verdict, stack: Stack, pair: InferencePair) -> None:
+    response = pair.response
+    verdict.check(
+        "the truck is a truck", "truck", f"{response.label} ({response.confidence:.4f})", response.label == "truck"
+    )
+    truck = load_cifar10(progress=False).train_images[TRUCK_INDEX]
+    model = stack.settings.default_model
+    for name, path, body in (
+        ("V2", f"/v2/models/{model}/infer", encode_v2(truck[None])),
+        ("V1, as in the article", f"/v1/models/{model}/:predict", encode_v1(truck[None].astype(np.float32) / 255)),
+    ):
+        answer = urllib3.PoolManager().request(
+            "POST", stack.urls["worker-0"] + path, body=body, headers={"content-type": "application/json", **RECORD_OFF}
+        )
+        reply = orjson.loads(answer.data)
+        probabilities = (
+            reply["predictions"][0] if "predictions" in reply else reply.get("outputs", [{}])[0].get("data", [])
+        )
+        predicted = int(np.argmax(probabilities)) if probabilities else None
+        verdict.check(f"the truck by HTTP ({name})", "class 9", f"class {predicted}", predicted == 9)
+
+
+def card_figures(stack: Stack) -> dict[str, float]:
+    """The figures in the front matter of the default model's card."""
+    folder = load_model_folders(stack.settings.models)[stack.settings.default_model]
+    front_matter = (folder.path / "MODEL_CARD.md").read_text().split("---")[1]
+    figures: dict[str, float] = yaml.safe_load(front_matter)
+    return figures
+
+
+def _write(verdict: Verdict, output: Path) -> None:
+    report = {
+        "checks": verdict.checks,
+        "counts": verdict.counts,
+        "seconds": {name: round(value, 3) for name, value in verdict.seconds.items()},
+    }
+    (output / "report.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
+
+
+def _print(verdict: Verdict, console: Console) -> None:
+    table = Table("check", "expected", "observed", "ok", box=None, pad_edge=False)
+    for check in verdict.checks:
+        table.add_row(
+            check["name"],
+            str(check["expected"]),
+            str(check["observed"]),
+            "[green]yes[/]" if check["ok"] else "[red]NO[/]",
+        )
+    console.print(table)

@@ -1,0 +1,110 @@
+"""`modelwatch doctor`: is everything here that the pipeline needs, and if not, what to do."""
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import urllib3
+from rich.console import Console
+from rich.table import Table
+
+from cli.stack import Ports, port_is_free
+from runtime.errors import ModelwatchError
+from runtime.kafka import cluster_topics
+from runtime.model_folder import load_model_folders
+from runtime.settings import Settings, read_settings
+from schemas.topics import TOPICS
+
+NEEDED_GIB = 2.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: `ok` None means that it is worth knowing but stops nothing."""
+
+    check: str
+    ok: bool | None
+    found: str
+    remedy: str = ""
+
+
+def run_doctor() -> bool:
+    """Print all findings; True if nothing needed is missing."""
+    findings = list(_findings(read_settings(Settings)))
+    table = Table("check", "", "found", "what to do", box=None, pad_edge=False)
+    marks = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]note[/]"}
+    for finding in findings:
+        table.add_row(finding.check, marks[finding.ok], finding.found, "" if finding.ok else finding.remedy)
+    Console().print(table)
+    return all(finding.ok is not False for finding in findings)
+
+
+def _findings(settings: Settings) -> Iterator[Finding]:
+    yield _python()
+    yield _disk()
+    yield _embedded()
+    yield from _ports()
+    yield _models(settings)
+    yield _attempt("broker", _broker, settings, "start one with `modelwatch up`, or set KAFKA_BOOTSTRAP_SERVERS")
+    yield _attempt("record store", _store, settings, "start one with `modelwatch up`, or set ELASTICSEARCH_URL")
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding("Python", (3, 10) <= sys.version_info[:2] <= (3, 11), version, "use Python 3.10 or 3.11")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free / (1 << 30)
+    return Finding("disk", free > NEEDED_GIB, f"{free:.1f} GiB free", f"free at least {NEEDED_GIB:g} GiB")
+
+
+def _embedded() -> Finding:
+    found = find_spec("noida_db") is not None
+    return Finding(
+        "embedded servers", found or None, "installed" if found else "not installed", "install the extra `local`"
+    )
+
+
+def _ports() -> Iterator[Finding]:
+    ports = Ports()
+    for name, port in (("kafka", ports.kafka), ("elasticsearch", ports.elasticsearch), ("worker", ports.worker)):
+        free = port_is_free(port)
+        yield Finding(
+            f"port {port}", free or None, "free" if free else "in use", f"for `up`, stop its user or give --{name}-port"
+        )
+
+
+def _models(settings: Settings) -> Finding:
+    try:
+        folders = load_model_folders(settings.models)
+        for folder in folders.values():
+            folder.verify()
+    except ModelwatchError as error:
+        return Finding("models", False, str(error), "restore the folder, or set MODELWATCH_MODELS")
+    return Finding("models", True, f"{', '.join(sorted(folders))}: checksums agree")
+
+
+def _attempt(check: str, call: Callable[[Settings], Finding], settings: Settings, remedy: str) -> Finding:
+    """A server that is not running yet is worth a note, not a failure: `up` brings its own."""
+    try:
+        return call(settings)
+    except (ModelwatchError, urllib3.exceptions.HTTPError) as error:
+        return Finding(check, None, str(error).splitlines()[0][:160], remedy)
+
+
+def _broker(settings: Settings) -> Finding:
+    topics = cluster_topics(settings, timeout=3)
+    missing = [topic.name for topic in TOPICS if topic.name not in topics]
+    found = f"{settings.kafka_bootstrap_servers} answers"
+    if missing:
+        return Finding("broker", False, f"{found}; {len(missing)} topics are missing", "run `modelwatch setup`")
+    return Finding("broker", True, f"{found}; all topics exist")
+
+
+def _store(settings: Settings) -> Finding:
+    response = urllib3.PoolManager().request("GET", settings.elasticsearch_url, timeout=3, retries=False)
+    return Finding("record store", response.status < 500, f"{settings.elasticsearch_url} answers {response.status}")

@@ -1,0 +1,145 @@
+"""The `modelwatch` command: each sub-command's work is in a module of its own, imported when it is called."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from runtime.errors import CONFIGURATION_EXIT, ConfigurationError, ModelwatchError
+from runtime.logging import quieten
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+app = typer.Typer(
+    help="Production monitoring for machine-learning classifiers on Kafka.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bench_app = typer.Typer(help="Measure a part of the pipeline against the bare libraries.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+@app.command()
+def up(
+    kafka_port: Annotated[int, typer.Option(help="Port of the embedded broker; 0 for any.")] = 9092,
+    elasticsearch_port: Annotated[int, typer.Option(help="Port of the embedded record store; 0 for any.")] = 9200,
+    worker_port: Annotated[int, typer.Option(help="HTTP port of the first worker; 0 for any.")] = 8080,
+    workers: Annotated[int, typer.Option(min=1, help="Inference workers to run.")] = 1,
+    data: Annotated[Path, typer.Option(help="Where the embedded servers keep their data.")] = Path("build/up"),
+) -> None:
+    """Run the pipeline until Ctrl-C, on embedded servers unless KAFKA_BOOTSTRAP_SERVERS or ELASTICSEARCH_URL is set."""
+    from cli.stack import Ports
+    from cli.up import run_up
+
+    run_up(Ports(kafka_port, elasticsearch_port, worker_port), workers, data)
+
+
+@app.command()
+def setup() -> None:
+    """Create the topics on the brokers of KAFKA_BOOTSTRAP_SERVERS. Safe to repeat."""
+    from runtime.kafka import create_topics
+    from runtime.settings import Settings, read_settings
+
+    settings = read_settings(Settings)
+    created = create_topics(settings)
+    typer.echo(
+        f"{settings.kafka_bootstrap_servers}: " + (f"created {', '.join(created)}" if created else "nothing to do")
+    )
+
+
+@app.command()
+def produce(
+    source: Annotated[
+        str, typer.Argument(help="`cifar10` (test images), `truck`, a folder of images, or one image file.")
+    ] = "cifar10",
+    count: Annotated[int | None, typer.Option(min=1, help="Images to send; default all of the source.")] = None,
+    start: Annotated[int, typer.Option(min=0, help="First image of the source.")] = 0,
+    rate: Annotated[float | None, typer.Option(min=0.01, help="Images a second; default as fast as possible.")] = None,
+    payload: Annotated[str, typer.Option("--format", help="png, jpeg, npy, json, v2 or v1.")] = "png",
+    model: Annotated[str | None, typer.Option(help="Model to ask; default the workers' default model.")] = None,
+    corruption: Annotated[str | None, typer.Option(help="Corrupt each image, e.g. gaussian_noise.")] = None,
+    severity: Annotated[int, typer.Option(min=1, max=5, help="Severity of the corruption.")] = 5,
+    mask: Annotated[int | None, typer.Option(min=1, help="Noise a square of this many pixels a side.")] = None,
+    bad: Annotated[int, typer.Option(min=0, help="Unreadable messages to mix in, on purpose.")] = 0,
+    prefix: Annotated[str | None, typer.Option(help="Start of the request ids; default made from the time.")] = None,
+    seed: Annotated[int, typer.Option(help="For corruption, mask and the place of bad messages.")] = 0,
+) -> None:
+    """Send images to inference.requests."""
+    from cli.produce import ProduceOptions, run_produce
+
+    run_produce(
+        ProduceOptions(source, count, start, rate, payload, model, corruption, severity, mask, bad, prefix, seed)
+    )
+
+
+@app.command()
+def pairs(
+    last: Annotated[int, typer.Option(min=0, help="Show this many of each partition's latest pairs first.")] = 10,
+    follow: Annotated[bool, typer.Option(help="Go on with new pairs until Ctrl-C.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Show request/response pairs as they are published."""
+    from cli.pairs import run_pairs
+
+    run_pairs(last, follow, as_json)
+
+
+@app.command()
+def demo(
+    images: Annotated[int, typer.Option(min=100, max=10000, help="Test images to stream.")] = 1000,
+    output: Annotated[Path, typer.Option(help="Folder of report.json and the logs.")] = Path("build/demo"),
+) -> None:
+    """Run the whole story on embedded servers with real CIFAR-10, and check it. Exit status 0 only if all holds."""
+    from cli.demo import run_demo
+
+    raise typer.Exit(0 if run_demo(images, output) else 1)
+
+
+@app.command()
+def doctor() -> None:
+    """Check Python, disk, ports, model folders, broker and record store, and say what to do."""
+    from cli.doctor import run_doctor
+
+    raise typer.Exit(0 if run_doctor() else 1)
+
+
+@bench_app.command("worker")
+def bench_worker(
+    seconds: Annotated[float, typer.Option(min=1, help="Time for each figure.")] = 6.0,
+    formats: Annotated[str, typer.Option(help="Payload formats, comma-separated.")] = "png,jpeg,npy,json,v2,v1",
+    as_json: Json = False,
+) -> None:
+    """Throughput and latency of the inference worker, beside the bare model and a bare Kafka copy."""
+    from cli.bench.worker import run_bench_worker
+
+    report = run_bench_worker(seconds, formats.split(","), Console(stderr=True))
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends in one line, not a traceback."""
+    quieten()
+    try:
+        app()
+    except ConfigurationError as error:
+        Console(stderr=True).print(f"modelwatch: {error}", style="red", markup=False, highlight=False)
+        sys.exit(CONFIGURATION_EXIT)
+    except ModelwatchError as error:
+        Console(stderr=True).print(f"modelwatch: {error}", style="red", markup=False, highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Writes `.env.example` and `docs/settings.md` from the settings of every process; `--check` only compares."""
+
+import sys
+from pathlib import Path
+
+from inference.settings import WorkerSettings
+from runtime.settings import Settings
+from runtime.settings_documents import Sections, environment_example, settings_page
+from schemas.generated_files import PROJECT, write_or_check
+
+COMMAND = "python -m cli.settings_documents"
+SECTIONS: Sections = (
+    ("Every process", Settings),
+    ("Inference worker", WorkerSettings),
+)
+
+
+def documents() -> dict[Path, str]:
+    """Both documents: path, and what they should say."""
+    return {
+        PROJECT / ".env.example": environment_example(SECTIONS, COMMAND),
+        PROJECT / "docs" / "settings.md": settings_page(SECTIONS, COMMAND),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point; returns the exit status."""
+    return write_or_check(documents(), arguments, COMMAND)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

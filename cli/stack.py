@@ -1,0 +1,143 @@
+"""What `up` and `demo` run: servers (embedded unless the environment names others) and our services."""
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from cli.supervisor import Service, Supervisor
+from runtime.embedded import EmbeddedServers, free_ports
+from runtime.errors import ConfigurationError, TransientError
+from runtime.kafka import create_topics
+from runtime.settings import Settings, read_settings
+
+READY_SECONDS = 180.0
+EMBEDDED_IDLE_PAUSE_MS = 20
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running pipeline.
+
+    Attributes:
+        environment: variables that any further process or client needs to use it.
+        urls: what to look at, by name.
+    """
+
+    settings: Settings
+    supervisor: Supervisor
+    environment: dict[str, str]
+    urls: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where to listen; 0 takes any free port."""
+
+    kafka: int = 9092
+    elasticsearch: int = 9200
+    worker: int = 8080
+
+
+def port_is_free(port: int) -> bool:
+    """Whether `port` of the loopback address can be bound."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+@contextmanager
+def running_stack(
+    ports: Ports,
+    data: Path,
+    workers: int,
+    write: Callable[[str, str], None],
+    stopping: threading.Event | None = None,
+    environment: dict[str, str] | None = None,
+) -> Iterator[Stack]:
+    """Start servers, topics and services; yield when all are ready; stop all in the right order at the end.
+
+    Raises:
+        ConfigurationError: a port is taken, or the embedded servers are not installed.
+        FatalError: a service did not become ready.
+        TransientError: the brokers named by the environment do not answer.
+    """
+    embedded = _embedded_servers(ports, data)
+    try:
+        variables = _variables(embedded) | (environment or {})
+        settings = read_settings(Settings, **_overrides(variables))
+        _create_topics(settings)
+        services = list(_services(ports, workers, variables))
+        supervisor = Supervisor(services, write)
+        try:
+            supervisor.start()
+            supervisor.wait_ready(READY_SECONDS, stopping)
+            yield Stack(settings, supervisor, variables, {service.name: service.url for service in services})
+        finally:
+            supervisor.stop()
+    finally:
+        if embedded is not None:
+            embedded.stop()
+
+
+def _embedded_servers(ports: Ports, data: Path) -> EmbeddedServers | None:
+    external = {name for name in ("KAFKA_BOOTSTRAP_SERVERS", "ELASTICSEARCH_URL") if os.environ.get(name)}
+    if len(external) == 2:
+        return None
+    for name, port in (("--kafka-port", ports.kafka), ("--elasticsearch-port", ports.elasticsearch)):
+        if port and not port_is_free(port):
+            raise ConfigurationError(
+                f"port {port} is taken; stop what uses it, give another with {name} (0: any free one), or set "
+                "KAFKA_BOOTSTRAP_SERVERS and ELASTICSEARCH_URL to use the servers that run there"
+            )
+    servers = EmbeddedServers(data, kafka_port=ports.kafka, elasticsearch_port=ports.elasticsearch)
+    servers.start()
+    return servers
+
+
+def _variables(embedded: EmbeddedServers | None) -> dict[str, str]:
+    """Where the servers are: the environment wins over the embedded ones, each by itself."""
+    variables = {}
+    if embedded is not None:
+        variables = {
+            "KAFKA_BOOTSTRAP_SERVERS": embedded.kafka,
+            "ELASTICSEARCH_URL": embedded.elasticsearch,
+            "MODELWATCH_KAFKA_IDLE_PAUSE_MS": str(EMBEDDED_IDLE_PAUSE_MS),
+        }
+    if os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        variables["KAFKA_BOOTSTRAP_SERVERS"] = os.environ["KAFKA_BOOTSTRAP_SERVERS"]
+        variables.pop("MODELWATCH_KAFKA_IDLE_PAUSE_MS", None)
+    if os.environ.get("ELASTICSEARCH_URL"):
+        variables["ELASTICSEARCH_URL"] = os.environ["ELASTICSEARCH_URL"]
+    return variables
+
+
+def _overrides(variables: dict[str, str]) -> dict[str, str]:
+    return {name.removeprefix("MODELWATCH_").lower(): value for name, value in variables.items()}
+
+
+def _services(ports: Ports, workers: int, variables: dict[str, str]) -> Iterator[Service]:
+    for index in range(workers):
+        port = ports.worker + index if ports.worker else free_ports(1)[0]
+        if not port_is_free(port):
+            raise ConfigurationError(f"port {port} is taken; stop what uses it or give another with --worker-port")
+        environment = variables | {
+            "MODELWATCH_INSTANCE": f"worker-{index}",
+            "MODELWATCH_PORT": str(port),
+            "MODELWATCH_HOST": "127.0.0.1",
+        }
+        yield Service(f"worker-{index}", ["-m", "inference"], f"http://127.0.0.1:{port}", environment)
+
+
+@retry(retry=retry_if_exception_type(TransientError), stop=stop_after_delay(30), wait=wait_fixed(0.5), reraise=True)
+def _create_topics(settings: Settings) -> None:
+    create_topics(settings)

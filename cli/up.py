@@ -1,0 +1,55 @@
+"""`modelwatch up`: run the pipeline in the foreground and say where everything is."""
+
+import signal
+import threading
+from pathlib import Path
+
+from rich.console import Console
+
+from cli.stack import Ports, Stack, running_stack
+
+COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
+
+
+class LogPrinter:
+    """Prints lines with the service's name before them, each service in its colour."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._colours: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, service: str, line: str) -> None:
+        with self._lock:
+            colour = self._colours.setdefault(service, COLOURS[len(self._colours) % len(COLOURS)])
+            self._console.print(f"{service:>12} | ", style=colour, end="", markup=False, highlight=False)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def run_up(ports: Ports, workers: int, data: Path) -> None:
+    """Run until SIGINT or SIGTERM, then stop everything in order."""
+    console = Console()
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    console.print("Starting; the first start of a model takes about 15 seconds. Ctrl-C stops everything.")
+    with running_stack(ports, data, workers, LogPrinter(console), stopping) as stack:
+        if not stopping.is_set():
+            _print_urls(console, stack)
+        while not stopping.wait(0.5):
+            stack.supervisor.check()
+        console.print("Stopping.")
+
+
+def _print_urls(console: Console, stack: Stack) -> None:
+    console.rule("modelwatch is up")
+    console.print(f"  Kafka           {stack.settings.kafka_bootstrap_servers}", highlight=False)
+    console.print(f"  Elasticsearch   {stack.settings.elasticsearch_url}", highlight=False)
+    for name, url in stack.urls.items():
+        console.print(f"  {name:<15} {url}  (/metrics, /health/ready, /v2, /v1)", highlight=False)
+    console.print(
+        f"Try, in another terminal:\n  export KAFKA_BOOTSTRAP_SERVERS={stack.settings.kafka_bootstrap_servers}\n"
+        "  modelwatch produce cifar10 --count 1000\n  modelwatch pairs",
+        highlight=False,
+    )
+    console.rule()

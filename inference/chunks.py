@@ -1,0 +1,113 @@
+"""A chunk: the messages of one fetch, decoded into parts that can be computed, or refused. It is committed as a whole,
+so however its parts are batched, the offsets committed never pass an unanswered request."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from inference.batcher import Job
+from schemas.payloads import DecodedRequest
+from schemas.refusal import Refusal
+
+Headers = list[tuple[str, bytes | None]] | None
+Decode = Callable[[bytes | None, bytes | None, Headers, float], DecodedRequest]
+
+
+class KafkaMessage(Protocol):
+    """What is used of a consumed message."""
+
+    def value(self) -> bytes | None: ...
+    def key(self) -> bytes | None: ...
+    def headers(self) -> Headers: ...
+    def timestamp(self) -> tuple[int, int]: ...
+    def topic(self) -> str: ...
+    def partition(self) -> int: ...
+    def offset(self) -> int: ...
+
+
+@dataclass(slots=True)
+class Part:
+    """Requests that are computed as one job: same model, same dtype, at most one batch."""
+
+    job: Job
+    request_ids: list[str]
+    attributes: list[dict[str, str]]
+    sent_at: list[float]
+    deadlines: list[float | None]
+    traceparents: list[bytes | None]
+
+
+@dataclass(slots=True)
+class Refused:
+    """A message for the dead letters."""
+
+    message: KafkaMessage
+    refusal: Refusal
+
+
+@dataclass(slots=True)
+class Chunk:
+    """One fetch.
+
+    Attributes:
+        received_at: when it was read, seconds since the epoch.
+        group: the consumer group's metadata of the assignment under which it was read; a commit under a later
+            assignment is refused by the broker.
+        offsets: next offset to read, by topic and partition.
+    """
+
+    received_at: float
+    group: Any
+    parts: list[Part] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    offsets: dict[tuple[str, int], int] = field(default_factory=dict)
+
+
+def build_chunk(
+    messages: Iterable[KafkaMessage], decode: Decode, max_batch: Callable[[str], int], received_at: float, group: Any
+) -> Chunk:
+    """Decode each message, and group what could be decoded by model and dtype into parts of at most one batch."""
+    chunk = Chunk(received_at, group)
+    groups: dict[tuple[str, str], list[DecodedRequest]] = {}
+    for message in messages:
+        chunk.offsets[message.topic(), message.partition()] = message.offset() + 1
+        try:
+            request = decode(message.value(), message.key(), message.headers(), message.timestamp()[1] / 1000)
+        except Refusal as refusal:
+            chunk.refused.append(Refused(message, refusal))
+            continue
+        groups.setdefault((request.model, request.images.dtype.name), []).append(request)
+    for (model, _), requests in groups.items():
+        chunk.parts.extend(split_parts(model, requests, max_batch(model)))
+    return chunk
+
+
+def split_parts(model: str, requests: list[DecodedRequest], size: int, interactive: bool = False) -> Iterable[Part]:
+    """Requests of one model and dtype as parts of at most `size` images, in order."""
+    images = requests[0].images if len(requests) == 1 else np.concatenate([request.images for request in requests])
+    ids: list[str] = []
+    attributes: list[dict[str, str]] = []
+    sent_at: list[float] = []
+    deadlines: list[float | None] = []
+    traceparents: list[bytes | None] = []
+    for request in requests:
+        count = len(request.request_ids)
+        ids += request.request_ids
+        attributes += [request.attributes] * count
+        sent_at += [request.sent_at] * count
+        deadlines += [request.deadline] * count
+        traceparents += [request.traceparent] * count
+    for start in range(0, len(ids), size):
+        rows = slice(start, start + size)
+        job = Job(model, images[rows], _deadline_array(deadlines[rows]), interactive)
+        yield Part(job, ids[rows], attributes[rows], sent_at[rows], deadlines[rows], traceparents[rows])
+
+
+def _deadline_array(deadlines: list[float | None]) -> Any:
+    """Deadlines as an array with infinity for none, or None if there are none at all."""
+    if all(deadline is None for deadline in deadlines):
+        return None
+    return np.array([math.inf if deadline is None else deadline for deadline in deadlines])

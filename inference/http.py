@@ -1,0 +1,241 @@
+"""The worker's HTTP side: Open Inference Protocol V2 and TensorFlow Serving V1, batched together with Kafka's traffic.
+
+Sources: Open Inference Protocol, REST (kserve/open-inference-protocol); TensorFlow Serving REST API, predict.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from aiohttp import web
+from schemas.pairs import PairWriter
+from schemas.payloads import DecodedRequest, decode_request
+
+from inference.batcher import Answer, Batcher, Overloaded
+from inference.chunks import split_parts
+from inference.predictor import Probabilities
+from inference.publisher import encode_part
+from inference.recorder import Recorder
+from runtime.errors import TransientError
+from runtime.health import Health
+from runtime.logging import get_logger
+from runtime.metrics import WorkerMetrics, observe_many
+from runtime.model_folder import ModelFolder
+from schemas.headers import CE_ID, CE_TIME, CONTENT_TYPE, DEADLINE, MODEL, TRACEPARENT, rfc3339
+from schemas.refusal import Reason, Refusal
+from schemas.topics import MAX_REQUEST_BYTES
+
+log = get_logger(__name__)
+
+RECORD_HEADER = "x-modelwatch-record"
+FORWARDED = (CONTENT_TYPE, DEADLINE, TRACEPARENT, CE_ID, CE_TIME)
+STATUS = {Reason.UNKNOWN_MODEL: 404, Reason.OVERSIZE: 413, Reason.UNKNOWN_CONTENT_TYPE: 415}
+
+
+@dataclass(slots=True, frozen=True)
+class Asked:
+    """A decoded request and what the model answered, in parts of at most one batch."""
+
+    request: DecodedRequest
+    answers: list[Answer]
+
+    @property
+    def expired(self) -> bool:
+        """Whether its deadline, which is one for all its images, passed before they were computed."""
+        return any(answer.expired is not None for answer in self.answers)
+
+    @property
+    def probabilities(self) -> Probabilities:
+        """(images, classes) float32."""
+        return np.concatenate([answer.probabilities for answer in self.answers])
+
+
+class InferenceRoutes:
+    """The endpoints that ask a model.
+
+    Args:
+        pool: decodes bodies, so that a large one does not hold the event loop.
+        recorder: publishes the pairs of answered requests.
+    """
+
+    def __init__(
+        self,
+        folders: Mapping[str, ModelFolder],
+        batcher: Batcher,
+        writers: Mapping[str, PairWriter],
+        recorder: Recorder,
+        metrics: WorkerMetrics,
+        health: Health,
+        pool: Executor,
+    ) -> None:
+        self._folders = folders
+        self._specs = {name: folder.spec for name, folder in folders.items()}
+        self._batcher = batcher
+        self._writers = writers
+        self._recorder = recorder
+        self._metrics = metrics
+        self._health = health
+        self._pool = pool
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes."""
+        app.router.add_get("/v2", self.server)
+        app.router.add_get("/v2/health/live", self.live)
+        app.router.add_get("/v2/health/ready", self.ready)
+        app.router.add_get("/v2/models/{model}", self.metadata)
+        app.router.add_get("/v2/models/{model}/ready", self.ready)
+        app.router.add_post("/v2/models/{model}/infer", self.infer)
+        app.router.add_post("/v1/models/{model}:predict", self.predict)
+        app.router.add_post("/v1/models/{model}/:predict", self.predict)  # as the article writes it
+
+    async def server(self, _request: web.Request) -> web.Response:
+        """V2 server metadata."""
+        return _json({"name": "modelwatch", "version": "2", "extensions": []})
+
+    async def live(self, _request: web.Request) -> web.Response:
+        """V2 liveness."""
+        return _json({"live": True})
+
+    async def ready(self, request: web.Request) -> web.Response:
+        """V2 readiness of the server, or of one model."""
+        model = request.match_info.get("model")
+        if model is not None and model not in self._specs:
+            return self._unknown(model)
+        ready = self._health.readiness()[0]
+        return _json({"ready": ready}, 200 if ready else 503)
+
+    async def metadata(self, request: web.Request) -> web.Response:
+        """V2 model metadata."""
+        spec = self._specs.get(request.match_info["model"])
+        if spec is None:
+            return self._unknown(request.match_info["model"])
+        shape = [-1, *spec.input.shape]
+        return _json(
+            {
+                "name": spec.name,
+                "versions": [spec.version],
+                "platform": f"tensorflow_{spec.weights.framework}",
+                "inputs": [{"name": "image", "datatype": "UINT8", "shape": shape}],
+                "outputs": [
+                    {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(spec.labels)]},
+                    {"name": "predicted", "datatype": "INT64", "shape": [-1]},
+                    {"name": "label", "datatype": "BYTES", "shape": [-1]},
+                ],
+            }
+        )
+
+    async def infer(self, request: web.Request) -> web.Response:
+        """V2 inference."""
+        return await self._answer(request, self._v2_body)
+
+    async def predict(self, request: web.Request) -> web.Response:
+        """V1 prediction: `{"predictions": [[probability, …], …]}`."""
+        return await self._answer(request, lambda asked: {"predictions": asked.probabilities.tolist()})
+
+    async def _answer(self, request: web.Request, body_of: Callable[[Asked], Any]) -> web.Response:
+        model = request.match_info["model"]
+        outcome, count = "error", 1
+        try:
+            asked = await self._ask(request, model)
+            outcome, count = "ok", len(asked.request.request_ids)
+            if asked.expired:
+                outcome = "expired"
+                return _error("the deadline passed before the model was asked; nothing was computed", 504)
+            return _json(body_of(asked))
+        except Refusal as refusal:
+            outcome = "refused"
+            return _error(f"{refusal.reason.value}: {refusal.detail}", STATUS.get(refusal.reason, 400))
+        except web.HTTPRequestEntityTooLarge:
+            outcome = "refused"
+            return _error(f"oversize: a request may have at most {MAX_REQUEST_BYTES} bytes", 413)
+        except (Overloaded, TransientError) as error:
+            outcome = "refused" if isinstance(error, Overloaded) else "error"
+            return _error(str(error), 503, {"Retry-After": "1"})
+        finally:
+            self._metrics.requests.labels(model if model in self._specs else "unknown", outcome, "http").inc(count)
+
+    async def _ask(self, request: web.Request, model: str) -> Asked:
+        """Decode, compute, and record the pairs before anybody sees the answer."""
+        received_at = time.time()
+        body = await request.read()
+        headers = _kafka_headers(request, model)
+        loop = asyncio.get_running_loop()
+        decoded = await loop.run_in_executor(
+            self._pool, decode_request, body, None, headers, received_at, self._specs, model
+        )
+        model = decoded.model
+        parts = list(split_parts(model, [decoded], self._specs[model].max_batch, interactive=True))
+        answers = await asyncio.gather(*(asyncio.wrap_future(self._batcher.submit(part.job)) for part in parts))
+        if _wants_record(request, body):
+            answered_at = time.time()
+            for part, answer in zip(parts, answers, strict=True):
+                values = encode_part(self._writers[model], part, answer, received_at, answered_at)
+                await self._recorder.record(part, values, rfc3339(answered_at))
+        latency = time.time() - received_at
+        observe_many(self._metrics.request_latency.labels(model, "http"), [latency] * len(decoded.request_ids))
+        observe_many(self._metrics.queue.labels(model), [answer.started_at - received_at for answer in answers])
+        return Asked(decoded, answers)
+
+    def _v2_body(self, asked: Asked) -> dict[str, Any]:
+        ids, probabilities = asked.request.request_ids, asked.probabilities
+        spec = self._specs[asked.request.model]
+        count = len(ids)
+        predicted = probabilities.argmax(axis=1)
+        request_id = ids[0] if count == 1 else ids[0].removesuffix("-0")
+        return {
+            "model_name": spec.name,
+            "model_version": spec.version,
+            "id": request_id,
+            "outputs": [
+                {
+                    "name": "probabilities",
+                    "datatype": "FP32",
+                    "shape": [count, len(spec.labels)],
+                    "data": probabilities.ravel().tolist(),
+                },
+                {"name": "predicted", "datatype": "INT64", "shape": [count], "data": predicted.tolist()},
+                {
+                    "name": "label",
+                    "datatype": "BYTES",
+                    "shape": [count],
+                    "data": [spec.labels[index] for index in predicted],
+                },
+            ],
+        }
+
+    def _unknown(self, model: str) -> web.Response:
+        return _error(f"unknown model {model!r}; known: {', '.join(sorted(self._specs))}", 404)
+
+
+def _kafka_headers(request: web.Request, model: str) -> list[tuple[str, bytes | None]]:
+    """The headers that mean the same on Kafka, and the model of the path."""
+    headers: list[tuple[str, bytes | None]] = [(MODEL, model.encode())]
+    for name, value in request.headers.items():
+        if name.lower() in FORWARDED or name.lower().startswith("attribute-"):
+            headers.append((name.lower(), value.encode()))
+    if CONTENT_TYPE not in request.headers:
+        headers.append((CONTENT_TYPE, b"application/json"))
+    return headers
+
+
+def _wants_record(request: web.Request, body: bytes) -> bool:
+    """Whether the pairs are published: yes, unless the caller says no (explanations ask about images nobody sent)."""
+    if request.headers.get(RECORD_HEADER, "").lower() == "false":
+        return False
+    if request.content_type != "application/json" or b'"record"' not in body:
+        return True
+    parameters = orjson.loads(body).get("parameters")
+    return not (isinstance(parameters, dict) and parameters.get("record") is False)
+
+
+def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=orjson.dumps(body), status=status, headers=headers, content_type="application/json")
+
+
+def _error(text: str, status: int, headers: dict[str, str] | None = None) -> web.Response:
+    return _json({"error": text}, status, headers)

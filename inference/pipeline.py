@@ -1,0 +1,198 @@
+"""Kafka in, Kafka out: fetch and decode, compute, publish and commit, each on its own thread, all at the same time.
+
+A pipeline is thrown away whole at the first trouble (aborted transaction, lost partitions, broker away) and a new one
+starts at the committed offsets: the same path as after a crash, and the only one.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from schemas.pairs import PairWriter
+
+from inference.batcher import Batcher
+from inference.chunks import Decode, build_chunk
+from inference.publisher import Publisher
+from inference.settings import WorkerSettings
+from runtime import kafka
+from runtime.errors import ConfigurationError, TransientError
+from runtime.logging import get_logger
+from runtime.metrics import WorkerMetrics
+from schemas.topics import REQUESTS
+
+log = get_logger(__name__)
+
+REVOKE_SECONDS = 20.0
+STOP_SECONDS = 8.0
+LAG_SECONDS = 1.0
+
+
+class Pipeline:
+    """One life of the Kafka side of the worker. `run` it once.
+
+    Args:
+        batcher: shared with the HTTP endpoint, outlives this pipeline.
+        on_ready: called with whether the consumer takes part in its group.
+        beat: called at every turn of the fetch loop.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        batcher: Batcher,
+        decode: Decode,
+        writers: Mapping[str, PairWriter],
+        batch_sizes: Mapping[str, int],
+        metrics: WorkerMetrics,
+        on_ready: Callable[[bool], None],
+        beat: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._batcher = batcher
+        self._decode = decode
+        self._batch_sizes = batch_sizes
+        self._fetch_size = max(batch_sizes.values())
+        self._metrics = metrics
+        self._on_ready = on_ready
+        self._beat = beat
+        self._group: Any = None
+        self._lag_due = 0.0
+        self._refused_credentials: KafkaError | None = None
+        self._publisher = Publisher(
+            kafka.producer(
+                settings,
+                transactional_id=f"{settings.group}-{settings.instance}",
+                error_cb=self._on_client_error,
+            ),
+            writers,
+            metrics,
+            settings.pipeline_depth,
+            settings.transaction_seconds,
+        )
+        self._consumer: Consumer = kafka.consumer(
+            settings,
+            settings.group,
+            static=settings.static_membership,
+            error_cb=self._on_client_error,
+            **{
+                "session.timeout.ms": settings.session_timeout_ms,
+                "heartbeat.interval.ms": min(3_000, settings.session_timeout_ms // 3),
+            },
+        )
+
+    def run(self, stopping: threading.Event) -> None:
+        """Work until `stopping` is set, then finish what is in hand.
+
+        Raises:
+            TransientError: start a new pipeline.
+            FatalError: stop the process.
+        """
+        try:
+            self._publisher.start()
+            self._consumer.subscribe(
+                [REQUESTS.name], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
+            while not stopping.is_set():
+                self._turn()
+            if not self._publisher.stop(STOP_SECONDS):
+                log.warning("stopped_with_uncommitted_work", remedy="none needed: it is computed again after the start")
+        except KafkaException as error:
+            raise TransientError(f"the consumer failed: {error.args[0].str()}") from error
+        finally:
+            self._publisher.abandon(TransientError("the pipeline ended"))
+            self._on_ready(False)
+            self._consumer.close()
+            self._raise_refused_credentials()
+
+    def _turn(self) -> None:
+        self._beat()
+        self._raise_refused_credentials()
+        if self._publisher.failure is not None:
+            raise self._publisher.failure
+        messages = self._consumer.consume(self._fetch_size, self._settings.max_wait_seconds)
+        received_at = time.time()
+        good = [message for message in messages if not _is_error(message)]
+        if good:
+            chunk = build_chunk(good, self._decode, self._batch_sizes.__getitem__, received_at, self._group)
+            for part in chunk.parts:
+                self._batcher.submit(part.job)
+            while not self._publisher.put(chunk, timeout=1.0):
+                self._beat()
+                if self._publisher.failure is not None:
+                    raise self._publisher.failure
+        elif self._settings.kafka_idle_pause_ms:
+            self._pause()
+        self._measure_lag()
+
+    def _pause(self) -> None:
+        """Stop fetching for a moment; see `Settings.kafka_idle_pause_ms`."""
+        assignment = self._consumer.assignment()
+        self._consumer.pause(assignment)
+        time.sleep(self._settings.kafka_idle_pause_ms / 1000)
+        self._consumer.resume(assignment)
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._group = consumer.consumer_group_metadata()
+        log.info("partitions_assigned", partitions=[partition.partition for partition in partitions])
+        self._on_ready(True)
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Commit all that is in hand before the partitions go to somebody else."""
+        self._forget_lag(partitions)
+        if self._publisher.failure is not None:
+            return  # nothing of this pipeline will be committed any more
+        flushed = self._publisher.flush(REVOKE_SECONDS)
+        log.info("partitions_revoked", partitions=[partition.partition for partition in partitions], flushed=flushed)
+        if not flushed:
+            self._publisher.abandon(TransientError("the work in hand could not be committed before a rebalance"))
+
+    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        log.warning("partitions_lost", partitions=[partition.partition for partition in partitions])
+        self._forget_lag(partitions)
+        self._publisher.abandon(TransientError("this worker was too slow and its partitions were given to others"))
+
+    def _on_client_error(self, error: KafkaError) -> None:
+        if error.code() in kafka.CREDENTIAL_ERRORS:
+            self._refused_credentials = error
+        else:
+            log.warning("kafka_client", error=error.str())
+
+    def _raise_refused_credentials(self) -> None:
+        if self._refused_credentials is not None:
+            raise ConfigurationError(
+                f"the brokers at {self._settings.kafka_bootstrap_servers} refused this client: "
+                f"{self._refused_credentials.str()}; check the MODELWATCH_KAFKA_* settings"
+            )
+
+    def _measure_lag(self) -> None:
+        now = time.monotonic()
+        if now < self._lag_due:
+            return
+        self._lag_due = now + LAG_SECONDS
+        for position in self._consumer.position(self._consumer.assignment()):
+            _low, high = self._consumer.get_watermark_offsets(position, cached=True)
+            if high >= 0 and position.offset >= 0:
+                lag = self._metrics.consumer_lag.labels(position.topic, str(position.partition))
+                lag.set(max(0, high - position.offset))
+
+    def _forget_lag(self, partitions: list[TopicPartition]) -> None:
+        for partition in partitions:
+            try:
+                self._metrics.consumer_lag.remove(partition.topic, str(partition.partition))
+            except KeyError:
+                continue  # it was never measured
+
+
+def _is_error(message: Any) -> bool:
+    """Whether the message is an error event; raises if it needs a new pipeline."""
+    error = message.error()
+    if error is None:
+        return False
+    if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        raise TransientError(f"topic {REQUESTS.name} does not exist; run `modelwatch setup`")
+    if error.code() in (KafkaError._MAX_POLL_EXCEEDED, KafkaError.FENCED_INSTANCE_ID) or error.fatal():
+        raise TransientError(f"the consumer was put out of its group: {error.str()}")
+    log.warning("consumer_event", error=error.str())
+    return True

@@ -1,0 +1,166 @@
+"""From images to probabilities on whatever device there is: one interface over TensorFlow and the null model."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from runtime.model_folder import ModelFolder
+
+from inference.settings import WorkerSettings
+from runtime.errors import ConfigurationError
+from runtime.logging import get_logger
+from schemas.model_spec import ModelSpec
+
+log = get_logger(__name__)
+
+Images = NDArray[Any]
+Probabilities = NDArray[np.float32]
+
+
+class Predictor(Protocol):
+    """A loaded model."""
+
+    device: str
+
+    def warm_up(self) -> None:
+        """Compute every batch size once, so that no caller pays for it."""
+
+    def predict(self, parts: Sequence[Images]) -> Probabilities:
+        """Probabilities for the images of all `parts`, in order.
+
+        Args:
+            parts: arrays (n_i, *shape), all uint8 in 0..255 or all float32 in 0..1; together at most the largest batch.
+
+        Returns:
+            (sum of n_i, classes) float32.
+        """
+
+
+class NullPredictor:
+    """Answers the same without computing: what is left is the pipeline's own cost."""
+
+    device = "none"
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._answer = np.full((spec.max_batch, len(spec.labels)), 1 / len(spec.labels), dtype=np.float32)
+
+    def warm_up(self) -> None:
+        """Nothing to warm."""
+
+    def predict(self, parts: Sequence[Images]) -> Probabilities:
+        """Equal probabilities."""
+        return self._answer[: sum(len(part) for part in parts)]
+
+
+class BatchBuffer:
+    """Joins parts into one array whose length is a batch size of the spec; the rest is padding.
+
+    One buffer a dtype, used again for every batch: not thread-safe, and its contents last until the next call.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._sizes = spec.batch_sizes
+        self._shape = (spec.max_batch, *spec.input.shape)
+        self._buffers: dict[str, Images] = {}
+
+    def join(self, parts: Sequence[Images]) -> tuple[Images, int]:
+        """The padded batch and the number of its real rows. A single part that needs no padding is not copied."""
+        count = sum(len(part) for part in parts)
+        size = next((size for size in self._sizes if size >= count), 0)
+        if not size:
+            raise ValueError(f"{count} images do not fit the largest batch of {self._sizes[-1]}")
+        if len(parts) == 1 and size == count:
+            return parts[0], count
+        buffer = self._buffers.setdefault(parts[0].dtype.name, np.zeros(self._shape, dtype=parts[0].dtype))
+        np.concatenate(parts, out=buffer[:count])
+        return buffer[:size], count
+
+
+class KerasPredictor:
+    """A Keras model, frozen into one TensorFlow graph a dtype; the scaling is part of the graph."""
+
+    def __init__(self, folder: ModelFolder, settings: WorkerSettings) -> None:
+        import tensorflow as tf
+
+        self._tf = tf
+        self._spec = folder.spec
+        self.device = _prepare_device(tf, settings)
+        model = _load(folder)
+        self._buffer = BatchBuffer(folder.spec)
+        scale = folder.spec.input.scale
+        self._graphs = {
+            "uint8": self._freeze(lambda x: model(tf.cast(x, tf.float32) / scale, training=False), tf.uint8),
+            "float32": self._freeze(lambda x: model(x, training=False), tf.float32),
+        }
+
+    def _freeze(self, function: Callable[[Any], Any], dtype: Any) -> Any:
+        """One graph for every batch size: a concrete function cannot be traced again, whatever comes in."""
+        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+        signature = [self._tf.TensorSpec([None, *self._spec.input.shape], dtype)]
+        concrete = self._tf.function(function, input_signature=signature, autograph=False).get_concrete_function()
+        classes = concrete.structured_outputs.shape[-1]
+        if classes != len(self._spec.labels):
+            raise ConfigurationError(
+                f"model {self._spec.name} answers {classes} numbers but model.yaml has {len(self._spec.labels)} labels"
+            )
+        return convert_variables_to_constants_v2(concrete)
+
+    def warm_up(self) -> None:
+        """Compute every batch size of every dtype once."""
+        for dtype in self._graphs:
+            for size in self._spec.batch_sizes:
+                self.predict([np.zeros((size, *self._spec.input.shape), dtype=dtype)])
+
+    def predict(self, parts: Sequence[Images]) -> Probabilities:
+        """See `Predictor`."""
+        batch, count = self._buffer.join(parts)
+        answer: Probabilities = self._graphs[batch.dtype.name](self._tf.constant(batch))[0].numpy()[:count]
+        return answer
+
+
+def _prepare_device(tf: Any, settings: WorkerSettings) -> str:
+    """Let a GPU's memory grow with need, and name the device. Not run on a GPU by this project's tests."""
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if settings.mixed_precision:
+        if gpus:
+            tf.config.optimizer.set_experimental_options({"auto_mixed_precision": True})
+        else:
+            log.warning("mixed_precision_ignored", reason="no GPU is visible")
+    if not gpus:
+        return "cpu"
+    return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "gpu"))
+
+
+def _load(folder: ModelFolder) -> Any:
+    import tf_keras
+
+    path = folder.path / str(folder.spec.weights.file)
+    try:
+        return tf_keras.models.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"{path} is not a Keras model that can be loaded: {error}") from error
+
+
+def configure_tensorflow(settings: WorkerSettings) -> None:
+    """Set what TensorFlow reads when it is imported; call before any model is loaded."""
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if settings.compute_threads:
+        os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.compute_threads)
+
+
+def load_predictor(folder: ModelFolder, settings: WorkerSettings) -> Predictor:
+    """The model of a verified folder, not yet warm.
+
+    Raises:
+        ConfigurationError: the weights cannot be loaded or do not fit model.yaml.
+    """
+    if folder.spec.weights.framework == "null":
+        return NullPredictor(folder.spec)
+    configure_tensorflow(settings)
+    return KerasPredictor(folder, settings)

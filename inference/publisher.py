@@ -1,0 +1,271 @@
+"""The last stage: pairs and dead letters out, input offsets committed, in one Kafka transaction.
+
+Lost or twice? A pair becomes visible only with the commit that also moves the input offset, so a process that dies
+anywhere leaves neither or both. Whoever takes over starts at the committed offset (KIP-98, KIP-447).
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import wait
+from typing import Any
+
+from confluent_kafka import KafkaException, Producer, TopicPartition
+from schemas.pairs import PairWriter
+
+from inference.batcher import Answer
+from inference.chunks import Chunk, Part, Refused
+from runtime.errors import FatalError, TransientError
+from runtime.kafka import produce
+from runtime.logging import get_logger
+from runtime.metrics import WorkerMetrics, observe_many
+from schemas.headers import PAIR_TYPE, WORKER_SOURCE, dead_letter_headers, event_headers, rfc3339
+from schemas.topics import DEAD_LETTERS, PAIRS
+
+log = get_logger(__name__)
+
+STAGE = "inference"
+CALL_TIMEOUT = 30.0
+RETRIES = 5
+
+
+class Publisher:
+    """Publishes chunks in order, on its own thread.
+
+    Args:
+        transactional: a transactional producer on which nothing was called yet.
+        depth: chunks that may wait to be published; `put` blocks beyond that.
+        transaction_seconds: least time between commits while there is work.
+    """
+
+    def __init__(
+        self,
+        transactional: Producer,
+        writers: Mapping[str, PairWriter],
+        metrics: WorkerMetrics,
+        depth: int,
+        transaction_seconds: float,
+    ) -> None:
+        self._producer = transactional
+        self._writers = writers
+        self._metrics = metrics
+        self._interval = transaction_seconds
+        self._queue: queue.Queue[Chunk | threading.Event | None] = queue.Queue(depth)
+        self._uncommitted: list[Chunk] = []
+        self._last_commit = 0.0
+        self._thread = threading.Thread(target=self._guarded_run, name="publish", daemon=True)
+        self.failure: Exception | None = None
+
+    def start(self) -> None:
+        """Fence an earlier process of this name, which also aborts its open transaction, then begin to publish.
+
+        Raises:
+            TransientError: the brokers are not ready for transactions yet.
+            FatalError: they refuse.
+        """
+        self._call(self._producer.init_transactions, CALL_TIMEOUT)
+        self._thread.start()
+
+    def put(self, chunk: Chunk, timeout: float) -> bool:
+        """Hand a chunk over; False if there was no room within `timeout` seconds."""
+        try:
+            self._queue.put(chunk, timeout=timeout)
+        except queue.Full:
+            return False
+        return True
+
+    def flush(self, timeout: float) -> bool:
+        """Commit all that was put so far; False if that took longer than `timeout` seconds or failed."""
+        done = threading.Event()
+        deadline = time.monotonic() + timeout
+        while self.failure is None and time.monotonic() < deadline:
+            try:
+                self._queue.put(done, timeout=0.1)
+                break
+            except queue.Full:
+                continue
+        while self.failure is None and time.monotonic() < deadline:
+            if done.wait(0.05):
+                return True
+        return False
+
+    def stop(self, timeout: float) -> bool:
+        """Commit what was put and end the thread. True if all of it was committed."""
+        flushed = self.flush(timeout)
+        if not flushed:
+            self.abandon(TransientError("stopped before everything was published"))
+        else:
+            self._queue.put(None)
+            self._thread.join(timeout)
+        return flushed
+
+    def abandon(self, cause: Exception) -> None:
+        """Publish and commit nothing more: what is not committed is somebody else's now."""
+        self.failure = self.failure or cause
+
+    def _guarded_run(self) -> None:
+        try:
+            self._run()
+        except Exception as error:  # handed to the thread that supervises this one
+            self.abandon(error)
+        if self.failure is not None:
+            self._abort()
+
+    def _run(self) -> None:
+        while self.failure is None:
+            try:
+                item = self._queue.get(timeout=self._time_to_commit())
+            except queue.Empty:
+                self._commit()
+                continue
+            if item is None:
+                return
+            if isinstance(item, threading.Event):
+                self._commit()
+                item.set()
+                continue
+            self._await_answers(item)
+            self._publish(item)
+            if self._time_to_commit() == 0.0:
+                self._commit()
+
+    def _time_to_commit(self) -> float | None:
+        """Seconds until the open transaction should be committed; None if there is none."""
+        if not self._uncommitted:
+            return None
+        return max(0.0, self._last_commit + self._interval - time.monotonic())
+
+    def _await_answers(self, chunk: Chunk) -> None:
+        """Wait for the chunk's computation, but commit earlier chunks meanwhile when they are due."""
+        futures = [part.job.future for part in chunk.parts]
+        if wait(futures, timeout=self._time_to_commit()).not_done:
+            self._commit()
+            wait(futures)
+
+    def _publish(self, chunk: Chunk) -> None:
+        if self.failure is not None:
+            return
+        if not self._uncommitted:
+            self._call(self._producer.begin_transaction)
+        self._uncommitted.append(chunk)
+        for part in chunk.parts:
+            self._publish_part(part, part.job.future.result(), chunk.received_at)
+        for refused in chunk.refused:
+            self._publish_refused(refused)
+        self._producer.poll(0)
+
+    def _publish_part(self, part: Part, answer: Answer, received_at: float) -> None:
+        answered_at = time.time()
+        values = encode_part(self._writers[part.job.model], part, answer, received_at, answered_at)
+        ce_time = rfc3339(answered_at)
+        for request_id, value, traceparent in zip(part.request_ids, values, part.traceparents, strict=True):
+            headers = event_headers(request_id, PAIR_TYPE, WORKER_SOURCE, ce_time, part.job.model, traceparent)
+            produce(self._producer, PAIRS.name, value=value, key=request_id, headers=headers)
+        observe_many(self._metrics.queue.labels(part.job.model), [answer.started_at - received_at] * len(values))
+
+    def _publish_refused(self, refused: Refused) -> None:
+        message, refusal = refused.message, refused.refusal
+        headers = dead_letter_headers(
+            message.headers(),
+            message.topic(),
+            message.partition(),
+            message.offset(),
+            STAGE,
+            refusal.reason.value,
+            refusal.detail,
+        )
+        produce(self._producer, DEAD_LETTERS.name, value=message.value(), key=message.key(), headers=headers)
+
+    def _commit(self) -> None:
+        if not self._uncommitted or self.failure is not None:
+            return
+        offsets: dict[tuple[str, int], int] = {}
+        for chunk in self._uncommitted:
+            offsets.update(chunk.offsets)
+        positions = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+        group = self._uncommitted[-1].group
+        self._call(self._producer.send_offsets_to_transaction, positions, group, CALL_TIMEOUT)
+        self._call(self._producer.commit_transaction, CALL_TIMEOUT)
+        self._last_commit = time.monotonic()
+        self._metrics.transactions.labels("committed").inc()
+        for chunk in self._uncommitted:
+            self._count(chunk)
+        self._uncommitted = []
+
+    def _count(self, chunk: Chunk) -> None:
+        """Metrics of committed work only, so that a retry is not counted twice."""
+        now = time.time()
+        for part in chunk.parts:
+            expired_rows = part.job.future.result().expired
+            expired = 0 if expired_rows is None else int(expired_rows.sum())
+            model, count = part.job.model, len(part.request_ids)
+            if expired:
+                self._metrics.requests.labels(model, "expired", "kafka").inc(expired)
+            self._metrics.requests.labels(model, "ok", "kafka").inc(count - expired)
+            latencies = [now - sent_at for sent_at in part.sent_at]
+            observe_many(self._metrics.request_latency.labels(model, "kafka"), latencies)
+        for refused in chunk.refused:
+            self._metrics.dead_letters.labels(STAGE, refused.refusal.reason.value).inc()
+            self._metrics.requests.labels("unknown", "refused", "kafka").inc()
+
+    def _abort(self) -> None:
+        if not self._uncommitted:
+            return
+        self._metrics.transactions.labels("aborted").inc()
+        try:
+            self._producer.abort_transaction(CALL_TIMEOUT)
+        except KafkaException as error:
+            # The next process or restart of this name aborts it with init_transactions.
+            log.warning("transaction_abort_failed", error=str(error))
+
+    def _call(self, function: Any, *arguments: Any) -> None:
+        """Call the transactional producer; repeat what may be repeated, translate the rest to our errors."""
+        for attempt in range(RETRIES):
+            try:
+                function(*arguments)
+                return
+            except KafkaException as raised:
+                error = raised.args[0]
+                if error.retriable() and attempt < RETRIES - 1:
+                    continue
+                if error.fatal():
+                    raise FatalError(
+                        f"the transactional producer cannot go on: {error.str()}; if it was fenced, another worker "
+                        "has the same MODELWATCH_INSTANCE: give each its own"
+                    ) from raised
+                raise TransientError(f"the transaction failed and is aborted: {error.str()}") from raised
+
+
+def encode_part(writer: PairWriter, part: Part, answer: Answer, received_at: float, answered_at: float) -> list[bytes]:
+    """The part's pairs as message values, in order; requests that expired have no prediction."""
+    queued = [max(0.0, received_at - sent_at) for sent_at in part.sent_at]
+    waited = [max(0.0, answer.started_at - received_at)] * len(queued)
+
+    def encode(rows: list[int], probabilities: Any, batch_size: int) -> list[bytes]:
+        every = len(rows) == len(part.request_ids)
+        pick = (lambda column: column) if every else (lambda column: [column[row] for row in rows])
+        return writer.encode(
+            pick(part.request_ids),
+            part.job.images if every else part.job.images[rows],
+            pick(part.attributes),
+            pick(part.sent_at),
+            pick(part.deadlines),
+            probabilities,
+            pick(queued),
+            pick(waited),
+            answer.compute_seconds if probabilities is not None else 0.0,
+            batch_size,
+            answered_at,
+        )
+
+    if answer.expired is None:
+        return encode(list(range(len(queued))), answer.probabilities, answer.batch_size)
+    values: list[bytes] = [b""] * len(queued)
+    for mask, is_live in ((~answer.expired, True), (answer.expired, False)):
+        rows = mask.nonzero()[0].tolist()
+        if rows:
+            probabilities = answer.probabilities[mask] if is_live else None
+            for row, value in zip(rows, encode(rows, probabilities, answer.batch_size if is_live else 0), strict=True):
+                values[row] = value
+    return values

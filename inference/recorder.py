@@ -1,0 +1,63 @@
+"""Publishes the pairs of HTTP requests: an answer leaves only after its pair is safe with the brokers."""
+
+import asyncio
+from typing import Any
+
+from confluent_kafka import KafkaError, Producer
+
+from inference.chunks import Part
+from runtime.errors import TransientError
+from schemas.headers import PAIR_TYPE, WORKER_SOURCE, event_headers
+from schemas.topics import PAIRS
+
+CLOSE_SECONDS = 3.0
+MAX_WAITING = 20_000
+"""Pairs that may wait for acknowledgement."""
+
+
+class Recorder:
+    """An idempotent producer for use from the HTTP server's event loop.
+
+    `poll` must be called often from a thread of the owner's, for the delivery reports.
+    """
+
+    def __init__(self, client: Producer) -> None:
+        self._producer = client
+
+    async def record(self, part: Part, values: list[bytes], ce_time: str) -> None:
+        """Publish the part's pairs, and wait until all are acknowledged.
+
+        Raises:
+            TransientError: the brokers did not acknowledge; the caller should ask again.
+        """
+        if len(self._producer) + len(values) > MAX_WAITING:
+            raise TransientError("too many answers wait to be recorded; ask again later")
+        loop = asyncio.get_running_loop()
+        delivered: asyncio.Future[None] = loop.create_future()
+        missing = len(values)
+
+        def settle(error: KafkaError | None) -> None:
+            nonlocal missing
+            missing -= 1
+            if delivered.done():
+                return
+            if error is not None:
+                delivered.set_exception(TransientError(f"the answer could not be recorded: {error.str()}; ask again"))
+            elif missing == 0:
+                delivered.set_result(None)
+
+        def on_delivery(error: KafkaError | None, _message: Any) -> None:
+            loop.call_soon_threadsafe(settle, error)
+
+        for request_id, value, traceparent in zip(part.request_ids, values, part.traceparents, strict=True):
+            headers = event_headers(request_id, PAIR_TYPE, WORKER_SOURCE, ce_time, part.job.model, traceparent)
+            self._producer.produce(PAIRS.name, value, request_id, headers=headers, on_delivery=on_delivery)
+        await delivered
+
+    def poll(self, timeout: float) -> None:
+        """Serve delivery reports for at most `timeout` seconds."""
+        self._producer.poll(timeout)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._producer.flush(CLOSE_SECONDS)

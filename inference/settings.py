@@ -1,0 +1,28 @@
+"""Settings of the inference worker."""
+
+from pydantic import Field
+
+from runtime.settings import Settings
+
+
+class WorkerSettings(Settings):
+    """What the worker adds to the common settings."""
+
+    max_wait_seconds: float = Field(0.01, gt=0, le=5)
+    """Longest wait for a batch to fill. Longer: fuller batches; shorter: lower latency when traffic is thin."""
+    pipeline_depth: int = Field(4, ge=1, le=64)
+    """Chunks of messages between fetching and publishing. Bounds memory; 1 disables the overlap."""
+    transaction_seconds: float = Field(0.05, gt=0, le=10)
+    """Least time between two commits under load, so that several batches share a transaction."""
+    group: str = "modelwatch-inference"
+    """Consumer group; the workers that share it share the partitions."""
+    static_membership: bool = True
+    """Keep the partitions over a restart (group.instance.id from MODELWATCH_INSTANCE). Needs a stable instance name."""
+    session_timeout_ms: int = Field(30_000, ge=1_000)
+    """A worker silent for this long loses its partitions to the others."""
+    http_max_pending: int = Field(512, ge=1)
+    """Images waiting from HTTP callers; more are refused with status 503."""
+    mixed_precision: bool = False
+    """Compute in float16 where that is safe, on a GPU."""
+    compute_threads: int = Field(0, ge=0)
+    """TensorFlow's threads within one operation; 0 for one a core."""

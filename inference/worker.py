@@ -1,0 +1,151 @@
+"""The composition root of the worker: loads the models, wires the parts together, and lives until told to stop."""
+
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from prometheus_client import CollectorRegistry
+from schemas.pairs import PairWriter
+from schemas.payloads import decode_request
+
+from inference.batcher import Batcher
+from inference.http import InferenceRoutes
+from inference.pipeline import Pipeline
+from inference.predictor import Predictor, load_predictor
+from inference.recorder import Recorder
+from inference.settings import WorkerSettings
+from runtime import kafka
+from runtime.errors import ConfigurationError, FatalError, ModelwatchError, TransientError
+from runtime.health import Health, HttpServer
+from runtime.logging import get_logger
+from runtime.metrics import WorkerMetrics
+from runtime.model_folder import ModelFolder, load_model_folders
+from schemas.topics import MAX_REQUEST_BYTES
+
+log = get_logger(__name__)
+
+RESTART_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
+"""Pauses between pipelines that fail one after another; the last repeats."""
+BEAT_SECONDS = 60.0
+DECODERS = 2
+
+
+class Worker:
+    """One inference worker process."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._stopping = threading.Event()
+        self._metrics = WorkerMetrics(CollectorRegistry())
+        self._health = Health("models", "kafka")
+        self._folders = load_model_folders(settings.models)
+        if settings.default_model not in self._folders:
+            raise ConfigurationError(
+                f"MODELWATCH_DEFAULT_MODEL is {settings.default_model!r}, but {settings.models} has only "
+                f"{', '.join(sorted(self._folders))}"
+            )
+        for folder in self._folders.values():
+            folder.verify()
+        self._batch_sizes = {name: folder.spec.max_batch for name, folder in self._folders.items()}
+
+    def stop(self, *_signal: object) -> None:
+        """Ask the worker to finish what is in hand and end."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Serve until stopped.
+
+        Raises:
+            FatalError: the process must end; it is safe to start it again unless it is a `ConfigurationError`.
+        """
+        signal.signal(signal.SIGTERM, self.stop)
+        signal.signal(signal.SIGINT, self.stop)
+        predictors = self._load_models()
+        batcher = Batcher(predictors, self._batch_sizes, self._observe, self._settings.http_max_pending)
+        batcher.start()
+        writers = {name: _writer(folder, predictors[name]) for name, folder in self._folders.items()}
+        recorder = Recorder(kafka.producer(self._settings))
+        pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+        routes = InferenceRoutes(self._folders, batcher, writers, recorder, self._metrics, self._health, pool)
+        server = HttpServer(
+            self._settings.host,
+            self._settings.port,
+            self._metrics.registry,
+            routes.add_to,
+            MAX_REQUEST_BYTES,
+            self._health,
+        )
+        polling = threading.Thread(target=self._poll, args=(recorder,), name="recorder", daemon=True)
+        polling.start()
+        server.start()
+        try:
+            self._run_pipelines(batcher, writers)
+        finally:
+            self._stopping.set()
+            server.stop()
+            recorder.close()
+            batcher.stop()
+            pool.shutdown(cancel_futures=True)
+        log.info("stopped")
+
+    def _load_models(self) -> dict[str, Predictor]:
+        predictors = {}
+        for name, folder in self._folders.items():
+            log.info("loading_model", model=name, version=folder.spec.version)
+            predictor = load_predictor(folder, self._settings)
+            predictor.warm_up()
+            predictors[name] = predictor
+            labels = (name, folder.spec.version, folder.weights_sha256, predictor.device)
+            self._metrics.model_info.labels(*labels).set(1)
+        self._health.ready("models", True)
+        return predictors
+
+    def _run_pipelines(self, batcher: Batcher, writers: dict[str, PairWriter]) -> None:
+        """One pipeline after another: a new one takes over from the committed offsets of one that failed."""
+        specs = {name: folder.spec for name, folder in self._folders.items()}
+        decode = partial(decode_request, specs=specs, default_model=self._settings.default_model)
+        failures = 0
+        while not self._stopping.is_set():
+            was_ready = threading.Event()
+            try:
+                Pipeline(
+                    self._settings,
+                    batcher,
+                    decode,
+                    writers,
+                    self._batch_sizes,
+                    self._metrics,
+                    partial(self._kafka_ready, was_ready),
+                    partial(self._health.beat, "kafka", BEAT_SECONDS),
+                ).run(self._stopping)
+            except TransientError as error:
+                failures = 0 if was_ready.is_set() else failures
+                pause = RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
+                failures += 1
+                self._metrics.pipeline_restarts.inc()
+                log.warning("pipeline_restarts", cause=str(error), pause_seconds=pause)
+                self._health.beat("kafka", BEAT_SECONDS)
+                self._stopping.wait(pause)
+            except ModelwatchError:
+                raise
+            except Exception as error:
+                raise FatalError(f"the pipeline failed: {type(error).__name__}: {error}") from error
+
+    def _kafka_ready(self, was_ready: threading.Event, ready: bool) -> None:
+        if ready:
+            was_ready.set()
+        self._health.ready("kafka", ready, "" if ready else "not a member of the consumer group")
+
+    def _observe(self, model: str, count: int, seconds: float) -> None:
+        self._metrics.inference.labels(model).observe(seconds)
+        self._metrics.batch_size.labels(model).observe(count)
+
+    def _poll(self, recorder: Recorder) -> None:
+        while not self._stopping.is_set():
+            recorder.poll(0.2)
+
+
+def _writer(folder: ModelFolder, predictor: Predictor) -> PairWriter:
+    spec = folder.spec
+    return PairWriter(spec.name, spec.version, folder.weights_sha256, spec.labels, predictor.device)

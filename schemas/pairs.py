@@ -1,0 +1,176 @@
+"""Writing and reading pairs at the speed of the worker: a batch at once, without building a model for each.
+
+What is written is what `InferencePair.model_dump_json` writes, field by field; a test holds the two together.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import orjson
+import pybase64
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from schemas.messages import InferencePair, InferenceRequest, InferenceResponse, Outcome
+from schemas.refusal import Reason, Refusal
+
+_REQUEST_VERSION = InferenceRequest.model_fields["schema_version"].default
+_RESPONSE_VERSION = InferenceResponse.model_fields["schema_version"].default
+_PAIR_VERSION = InferencePair.model_fields["schema_version"].default
+
+
+class PairWriter:
+    """Writes the pairs of one loaded model.
+
+    Args:
+        model: its name, as in its `ModelSpec`.
+        version: its version, as in its `ModelSpec`.
+        weights_sha256: of the file of weights, in hexadecimal.
+        labels: one a class, in the order of the probabilities.
+        device: what it computes on.
+    """
+
+    def __init__(self, model: str, version: str, weights_sha256: str, labels: Sequence[str], device: str) -> None:
+        self._model = model
+        self._labels = tuple(labels)
+        self._fixed = {
+            "schema_version": _RESPONSE_VERSION,
+            "model": model,
+            "model_version": version,
+            "weights_sha256": weights_sha256,
+            "device": device,
+        }
+
+    def encode(
+        self,
+        request_ids: Sequence[str],
+        images: NDArray[Any],
+        attributes: Sequence[Mapping[str, str]],
+        sent_at: Sequence[float],
+        deadlines: Sequence[float | None],
+        probabilities: NDArray[Any] | None,
+        queue: Sequence[float],
+        batch: Sequence[float],
+        compute: float,
+        batch_size: int,
+        answered_at: float,
+    ) -> list[bytes]:
+        """JSON of one pair an image, in order.
+
+        Args:
+            request_ids: n of them, as for every sequence here.
+            images: `(n, *item)` uint8 or float32, as the model saw them.
+            attributes: the callers' metadata.
+            sent_at: seconds since the epoch.
+            deadlines: seconds since the epoch, or None.
+            probabilities: `(n, classes)` float32; None if nothing was computed: every outcome is `expired`.
+            queue: seconds from each message's timestamp to its being read; clocks differ, so below 0 counts as 0.
+            batch: seconds from reading to the start of the computation.
+            compute: seconds of the batch's computation.
+            batch_size: images computed together.
+            answered_at: seconds since the epoch.
+
+        Raises:
+            ValueError: the arguments differ in length, or a probability is not in 0..1: the model is broken.
+        """
+        requests = self._requests(request_ids, images, attributes, sent_at, deadlines)
+        answers = self._answers(probabilities, len(requests))
+        shared = {**self._fixed, "batch_size": batch_size, "answered_at": _utc(answered_at)}
+        compute = max(0.0, compute)
+        return [
+            orjson.dumps(
+                {
+                    "schema_version": _PAIR_VERSION,
+                    "request": request,
+                    "response": {
+                        **shared,
+                        **answer,
+                        "timings": {"queue": max(0.0, queued), "batch": max(0.0, waited), "compute": compute},
+                    },
+                },
+                option=orjson.OPT_UTC_Z,
+            )
+            for request, answer, queued, waited in zip(requests, answers, queue, batch, strict=True)
+        ]
+
+    def _requests(
+        self,
+        request_ids: Sequence[str],
+        images: NDArray[Any],
+        attributes: Sequence[Mapping[str, str]],
+        sent_at: Sequence[float],
+        deadlines: Sequence[float | None],
+    ) -> list[dict[str, Any]]:
+        rows = np.ascontiguousarray(images).reshape(len(images), -1).view(np.uint8)
+        dtype, shape = images.dtype.name, images.shape[1:]
+        return [
+            {
+                "schema_version": _REQUEST_VERSION,
+                "request_id": request_id,
+                "model": self._model,
+                "image": {"dtype": dtype, "shape": shape, "data": pybase64.b64encode_as_string(row)},
+                "attributes": attribute_map,
+                "sent_at": _utc(sent),
+                "deadline": None if deadline is None else _utc(deadline),
+            }
+            for request_id, row, attribute_map, sent, deadline in zip(
+                request_ids, rows, attributes, sent_at, deadlines, strict=True
+            )
+        ]
+
+    def _answers(self, probabilities: NDArray[Any] | None, count: int) -> list[dict[str, Any]]:
+        """What the model said, one an image."""
+        if probabilities is None:
+            nothing = dict.fromkeys(("probabilities", "predicted", "label", "confidence"))
+            return [{"outcome": Outcome.EXPIRED.value, **nothing}] * count
+        if probabilities.shape != (count, len(self._labels)):
+            raise ValueError(f"probabilities have shape {probabilities.shape}; expected {(count, len(self._labels))}")
+        if count and not (probabilities.min() >= 0 and probabilities.max() <= 1):  # false for NaN, too
+            raise ValueError(f"model {self._model} answered probabilities outside 0..1 or NaN; check its weights")
+        predicted, confidence = probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist()
+        return [
+            {
+                "outcome": Outcome.OK.value,
+                "probabilities": row,
+                "predicted": index,
+                "label": self._labels[index],
+                "confidence": share,
+            }
+            for row, index, share in zip(probabilities.tolist(), predicted, confidence, strict=True)
+        ]
+
+
+def read_pair(value: bytes | None) -> InferencePair:
+    """The pair in a message of `inference.pairs`.
+
+    Raises:
+        Refusal: EMPTY_VALUE, INVALID_JSON, MISSING_FIELD, INVALID_FIELD, WRONG_SHAPE, NOT_FINITE.
+    """
+    if not value:
+        raise Refusal(Reason.EMPTY_VALUE, "the message has no value; expected an InferencePair")
+    try:
+        pair = InferencePair.model_validate_json(value)
+    except ValidationError as error:
+        raise _refusal_of(error) from error
+    if min(pair.request.image.shape, default=1) < 1:
+        raise Refusal(Reason.WRONG_SHAPE, f"request.image.shape is {pair.request.image.shape}; sizes are at least 1")
+    if not isfinite(sum(pair.response.probabilities or ())):
+        raise Refusal(Reason.NOT_FINITE, "response.probabilities holds NaN or infinity")
+    return pair
+
+
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, timezone.utc)
+
+
+def _refusal_of(error: ValidationError) -> Refusal:
+    """The first thing that is wrong with a pair."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    reason = {"json_invalid": Reason.INVALID_JSON, "missing": Reason.MISSING_FIELD}.get(
+        first["type"], Reason.INVALID_FIELD
+    )
+    where = ".".join(map(str, first["loc"])) or "the message"
+    return Refusal(reason, f"not an InferencePair: {where}: {first['msg'][:300]} ({error.error_count()} problems)")

@@ -1,0 +1,144 @@
+"""The caller's facts about a request: id, model, attributes and times, from key, headers and body, each checked.
+
+Headers win over the body; of several headers with one name the last counts; names are compared without case.
+"""
+
+from collections.abc import Mapping
+from unicodedata import category
+
+from uuid_utils import uuid7
+
+from schemas.base import MAX_ATTRIBUTES, MAX_ID_LENGTH
+from schemas.headers import ATTRIBUTE_PREFIX, CE_ID, MODEL, checked_time, parse_time
+from schemas.model_spec import ModelSpec
+from schemas.payloads.body import brief
+from schemas.refusal import Reason, Refusal
+
+MAX_ATTRIBUTE_NAME = 64
+MAX_ATTRIBUTE_VALUE = 256
+
+FoundHeaders = Mapping[str, tuple[str, bytes]]
+"""From a header's lower-case name to the name as it was sent, and its value."""
+
+
+def request_ids(key: bytes | None, headers: FoundHeaders, body_id: object, count: int) -> list[str]:
+    """One id an image: of the key, else the header `ce_id`, else the body, else a new UUIDv7.
+
+    Raises:
+        Refusal: INVALID_ID.
+    """
+    base = _base_id(key, headers, body_id)
+    ids = [base] if count == 1 else [f"{base}-{index}" for index in range(count)]
+    if len(ids[-1]) > MAX_ID_LENGTH:
+        raise Refusal(Reason.INVALID_ID, f"id {brief(ids[-1])} has {len(ids[-1])} characters; at most {MAX_ID_LENGTH}")
+    if not base.strip():
+        raise Refusal(Reason.INVALID_ID, f"id {brief(base)} is blank; leave it out to be given one")
+    if not base.isprintable() and any(category(character) == "Cc" for character in base):
+        raise Refusal(Reason.INVALID_ID, f"id {brief(base)} holds control characters")
+    return ids
+
+
+def _base_id(key: bytes | None, headers: FoundHeaders, body_id: object) -> str:
+    if key is None and CE_ID in headers:
+        key = headers[CE_ID][1]
+    if key is not None:
+        try:
+            return key.decode()
+        except UnicodeDecodeError as error:
+            raise Refusal(Reason.INVALID_ID, f"id {brief(key)} is not UTF-8") from error
+    if body_id is None:
+        return str(uuid7())
+    if not isinstance(body_id, str):
+        raise Refusal(Reason.INVALID_ID, f"id {brief(body_id)} is not a string")
+    return body_id
+
+
+def model_spec(
+    headers: FoundHeaders, body_model: object, specs: Mapping[str, ModelSpec], default_model: str
+) -> ModelSpec:
+    """The model asked for: by the header `model`, else the body, else the default one.
+
+    Raises:
+        Refusal: UNKNOWN_MODEL, INVALID_HEADER, INVALID_FIELD.
+    """
+    name = _text(headers, MODEL) if MODEL in headers else default_model if body_model is None else body_model
+    if not isinstance(name, str):
+        raise Refusal(Reason.INVALID_FIELD, f"model {brief(name)} is not a string")
+    spec = specs.get(name)
+    if spec is None:
+        raise Refusal(
+            Reason.UNKNOWN_MODEL, f"model {brief(name)} is not served here; known: {', '.join(sorted(specs))}"
+        )
+    return spec
+
+
+def attributes(headers: FoundHeaders, body_attributes: object) -> dict[str, str]:
+    """The body's attributes, with those of headers `attribute-<name>` over them.
+
+    Raises:
+        Refusal: INVALID_FIELD, INVALID_HEADER.
+    """
+    given = {} if body_attributes is None else body_attributes
+    if not isinstance(given, dict):
+        raise Refusal(Reason.INVALID_FIELD, f"attributes must be an object of strings; found {brief(given)}")
+    found: dict[str, str] = {}
+    for name, value in given.items():
+        found[name] = _checked_attribute(name, value, Reason.INVALID_FIELD)
+    for lower_name, (name, _) in headers.items():
+        if lower_name.startswith(ATTRIBUTE_PREFIX):
+            name = name[len(ATTRIBUTE_PREFIX) :]
+            found[name] = _checked_attribute(name, _text(headers, lower_name), Reason.INVALID_HEADER)
+    if len(found) > MAX_ATTRIBUTES:
+        raise Refusal(Reason.INVALID_FIELD, f"{len(found)} attributes; a request may have {MAX_ATTRIBUTES}")
+    return found
+
+
+def _checked_attribute(name: str, value: object, reason: Reason) -> str:
+    if not isinstance(value, str):
+        raise Refusal(reason, f"attribute {brief(name)} must be a string; found {brief(value)}")
+    if not 0 < len(name) <= MAX_ATTRIBUTE_NAME or len(value) > MAX_ATTRIBUTE_VALUE:
+        limits = f"names have 1 to {MAX_ATTRIBUTE_NAME} characters, values at most {MAX_ATTRIBUTE_VALUE}"
+        raise Refusal(reason, f"attribute {brief(name)} has {len(name)} and {len(value)} characters; {limits}")
+    return value
+
+
+def moment(headers: FoundHeaders, header: str, body_field: str, body_value: object) -> float | None:
+    """Seconds since the epoch from a header, else from the body; None where neither has it.
+
+    Both may be RFC 3339 or seconds since the epoch.
+
+    Raises:
+        Refusal: INVALID_HEADER, INVALID_FIELD.
+    """
+    if header in headers:
+        return _read_moment(_text(headers, header), Reason.INVALID_HEADER, header)
+    if body_value is None:
+        return None
+    return _read_moment(body_value, Reason.INVALID_FIELD, body_field)
+
+
+def checked_timestamp(timestamp: float) -> float:
+    """The message's own timestamp, in seconds; producers may set it to anything.
+
+    Raises:
+        Refusal: INVALID_HEADER.
+    """
+    return _read_moment(timestamp, Reason.INVALID_HEADER, "the message's timestamp")
+
+
+def _read_moment(value: object, reason: Reason, name: str) -> float:
+    try:
+        if isinstance(value, str):
+            return parse_time(value) if "-" in value[1:] and ":" in value else checked_time(float(value))
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return checked_time(float(value))
+    except (ValueError, OverflowError) as error:
+        raise Refusal(reason, f"{name}: {str(error)[:200]}") from error
+    raise Refusal(reason, f"{name} must be RFC 3339 or seconds since the epoch; found {brief(value)}")
+
+
+def _text(headers: FoundHeaders, name: str) -> str:
+    try:
+        return headers[name][1].decode()
+    except UnicodeDecodeError as error:
+        raise Refusal(Reason.INVALID_HEADER, f"header {name} is not UTF-8: {brief(headers[name][1])}") from error

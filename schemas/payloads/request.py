@@ -1,0 +1,111 @@
+"""From one message of `inference.requests` to images in memory, or to the reason why not."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from numpy.typing import NDArray
+
+from schemas.headers import CE_TIME, CONTENT_TYPE, DEADLINE, TRACEPARENT
+from schemas.model_spec import ModelSpec
+from schemas.payloads import facts
+from schemas.payloads.body import Body, brief
+from schemas.payloads.jpeg import decode_jpeg
+from schemas.payloads.json_body import json_body
+from schemas.payloads.npy import decode_npy
+from schemas.payloads.png import decode_png
+from schemas.refusal import Reason, Refusal
+from schemas.topics import MAX_REQUEST_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedRequest:
+    """A message that was understood: what the worker puts into a batch.
+
+    Attributes:
+        request_ids: one an image: `[ID]`, or `[ID-0, ID-1, ...]`.
+        images: `(n, *spec.input.shape)`, uint8 in 0..255 or float32 in 0..1, C-contiguous; may be a read-only view
+            on the payload.
+        model: name of the model asked for, one of those served.
+        attributes: the caller's metadata.
+        sent_at: seconds since the epoch.
+        deadline: seconds since the epoch, or None.
+        traceparent: the caller's header, unchanged, or None.
+    """
+
+    request_ids: list[str]
+    images: NDArray[Any]
+    model: str
+    attributes: dict[str, str]
+    sent_at: float
+    deadline: float | None
+    traceparent: bytes | None
+
+
+_BODIES: dict[str, Callable[[bytes], Body]] = {
+    "image/png": lambda payload: Body(partial(decode_png, payload)),
+    "image/jpeg": lambda payload: Body(partial(decode_jpeg, payload)),
+    "application/x-npy": lambda payload: Body(partial(decode_npy, payload)),
+    "application/json": json_body,
+}
+CONTENT_TYPES = tuple(_BODIES)
+"""What the header `content-type` may say."""
+
+
+def decode_request(
+    value: bytes | None,
+    key: bytes | None,
+    headers: Sequence[tuple[str, bytes | None]] | None,
+    timestamp: float,
+    specs: Mapping[str, ModelSpec],
+    default_model: str,
+) -> DecodedRequest:
+    """Decode one message.
+
+    Args:
+        value: the payload.
+        key: the request id, if the message has a key.
+        headers: as Kafka gives them.
+        timestamp: of the message, in seconds since the epoch.
+        specs: the models served, by name.
+        default_model: the model of a request that names none.
+
+    Raises:
+        Refusal: whatever is wrong with the message; never anything else, whatever bytes come in.
+    """
+    payload = _checked_value(value)
+    found = {name.lower(): (name, content) for name, content in headers or () if content is not None}
+    body = _body_reader(found)(payload)
+    spec = facts.model_spec(found, body.model, specs, default_model)
+    images = body.images(spec.input)
+    sent_at = facts.moment(found, CE_TIME, "sent_at", body.sent_at)
+    return DecodedRequest(
+        request_ids=facts.request_ids(key, found, body.request_id, len(images)),
+        images=images,
+        model=spec.name,
+        attributes=facts.attributes(found, body.attributes),
+        sent_at=facts.checked_timestamp(timestamp) if sent_at is None else sent_at,
+        deadline=facts.moment(found, DEADLINE, "deadline", body.deadline),
+        traceparent=found[TRACEPARENT][1] if TRACEPARENT in found else None,
+    )
+
+
+def _checked_value(value: bytes | None) -> bytes:
+    if not value:
+        raise Refusal(Reason.EMPTY_VALUE, "the message has no value; send an image or a tensor")
+    if len(value) > MAX_REQUEST_BYTES:
+        raise Refusal(Reason.OVERSIZE, f"{len(value)} bytes; a request may have {MAX_REQUEST_BYTES}: send several")
+    return value
+
+
+def _body_reader(headers: facts.FoundHeaders) -> Callable[[bytes], Body]:
+    """The reader for the message's content type; parameters such as `charset` are ignored."""
+    _, content_type = headers.get(CONTENT_TYPE, ("", b""))
+    media_type = content_type.partition(b";")[0].strip().lower().decode(errors="replace")
+    reader = _BODIES.get(media_type)
+    if reader is None:
+        found = f"found {brief(content_type)}" if content_type else "there is none"
+        accepted = ", ".join(CONTENT_TYPES)
+        raise Refusal(Reason.UNKNOWN_CONTENT_TYPE, f"header {CONTENT_TYPE}: {found}; accepted: {accepted}")
+    return reader

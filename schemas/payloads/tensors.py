@@ -1,0 +1,96 @@
+"""The checks that every tensor passes, whatever it came in: shape, number of images, dtype, range."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.payloads.body import brief
+from schemas.refusal import Reason, Refusal
+
+MAX_IMAGES = 64
+"""Images that one message may hold."""
+TOLERANCE = 1e-6
+"""How far outside 0..1 rounding may carry a float."""
+DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("uint8", "float16", "float32", "float64")}
+"""What pixels may be stored as; little endian where a payload does not say."""
+
+
+def count_items(shape: Sequence[int], item: tuple[int, ...]) -> int:
+    """Number of images in a tensor of `shape`, which must be `item` or `(n, *item)`.
+
+    Raises:
+        Refusal: WRONG_SHAPE, TOO_MANY_IMAGES.
+    """
+    shape = tuple(shape)
+    if shape == item:
+        return 1
+    if len(shape) != len(item) + 1 or shape[1:] != item or shape[0] < 1:
+        expected = ", ".join(map(str, item))
+        raise Refusal(
+            Reason.WRONG_SHAPE, f"found shape {brief(shape)}; expected ({expected}) or (n, {expected}), n >= 1"
+        )
+    check_count(shape[0])
+    return shape[0]
+
+
+def check_count(count: int) -> None:
+    """Refuse with TOO_MANY_IMAGES if `count` is more than a message may hold."""
+    if count > MAX_IMAGES:
+        raise Refusal(Reason.TOO_MANY_IMAGES, f"found {count} images; a message may hold {MAX_IMAGES}: send several")
+
+
+def checked_dtype(name: object) -> np.dtype[Any]:
+    """The little-endian dtype called `name`, or `Refusal` with WRONG_DTYPE."""
+    dtype = DTYPES.get(name) if isinstance(name, str) else None
+    if dtype is None:
+        raise Refusal(Reason.WRONG_DTYPE, f"found dtype {brief(name)}; expected one of {', '.join(DTYPES)}")
+    return dtype
+
+
+def to_images(values: NDArray[Any], count: int, item: tuple[int, ...]) -> NDArray[Any]:
+    """`(count, *item)` C-contiguous: uint8 as it is, without a copy where it can be; floats in 0..1 as float32.
+
+    Raises:
+        Refusal: NOT_FINITE, OUT_OF_RANGE.
+    """
+    if values.dtype == np.uint8:
+        return np.ascontiguousarray(values).reshape(count, *item)
+    low, high = values.min(), values.max()  # NaN if there is one
+    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
+        if not np.isfinite(low) or not np.isfinite(high):
+            raise Refusal(Reason.NOT_FINITE, "found NaN or infinity; every number must be finite")
+        raise Refusal(Reason.OUT_OF_RANGE, f"floats must be in 0..1; found {low:g} to {high:g}; send uint8 for 0..255")
+    return np.ascontiguousarray(values, dtype=np.float32).reshape(count, *item)
+
+
+def to_uint8(numbers: NDArray[Any]) -> NDArray[Any]:
+    """Whole numbers in 0..255, given as float64, as uint8.
+
+    Raises:
+        Refusal: OUT_OF_RANGE.
+    """
+    low, high = numbers.min(), numbers.max()
+    if not (low >= 0 and high <= 255):
+        raise Refusal(Reason.OUT_OF_RANGE, f"UINT8 numbers must be in 0..255; found {low:g} to {high:g}")
+    whole = numbers.astype(np.uint8)
+    if not np.array_equal(whole, numbers):
+        fraction = numbers[whole != numbers].flat[0]
+        raise Refusal(Reason.OUT_OF_RANGE, f"UINT8 numbers must be whole; found {fraction:g}")
+    return whole
+
+
+def from_bytes(data: bytes, dtype: np.dtype[Any], shape: Sequence[int], item: tuple[int, ...]) -> NDArray[Any]:
+    """Images of the raw row-major bytes of a tensor, `(n, *item)`.
+
+    Raises:
+        Refusal: as `count_items` and `to_images`; INVALID_FIELD where the length of the data is another.
+    """
+    count = count_items(shape, item)
+    expected = count * prod(item) * dtype.itemsize
+    if len(data) != expected:
+        found = f"data has {len(data)} bytes"
+        raise Refusal(Reason.INVALID_FIELD, f"{found}; shape {tuple(shape)} of {dtype.name} has {expected}")
+    return to_images(np.frombuffer(data, dtype), count, item)

@@ -1,0 +1,67 @@
+"""Who sends and receives what: the services of the pipeline and the topics of each."""
+
+from dataclasses import dataclass
+
+from schemas import topics
+from schemas.topics import Topic
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A party to the topics.
+
+    Attributes:
+        receives, sends: topics it reads and writes.
+    """
+
+    name: str
+    description: str
+    receives: tuple[Topic, ...]
+    sends: tuple[Topic, ...]
+
+
+SERVICES: tuple[Service, ...] = (
+    Service(
+        "callers",
+        "Applications that ask, tell the truth or want to know why, and those that read the results",
+        receives=(
+            topics.PAIRS,
+            topics.OUTLIERS,
+            topics.DRIFT,
+            topics.PERFORMANCE,
+            topics.EXPLANATIONS,
+            topics.DEAD_LETTERS,
+        ),
+        sends=(topics.REQUESTS, topics.FEEDBACK, topics.EXPLANATION_REQUESTS),
+    ),
+    Service(
+        "inference worker",
+        "Classifies, and publishes each request with its response",
+        receives=(topics.REQUESTS,),
+        sends=(topics.PAIRS, topics.DEAD_LETTERS),
+    ),
+    Service(
+        "outliers",
+        "Judges how strange each image is",
+        receives=(topics.PAIRS,),
+        sends=(topics.OUTLIERS, topics.DEAD_LETTERS),
+    ),
+    Service(
+        "drift",
+        "Extracts features of each pair, then tests windows of them against the reference",
+        receives=(topics.PAIRS, topics.FEATURES),
+        sends=(topics.FEATURES, topics.DRIFT, topics.DEAD_LETTERS),
+    ),
+    Service(
+        "confusion",
+        "Joins pairs with feedback and measures how right the model is",
+        receives=(topics.PAIRS, topics.FEEDBACK),
+        sends=(topics.PERFORMANCE, topics.DEAD_LETTERS),
+    ),
+    Service(
+        "explanations",
+        "Says why the model answered as it did; finds earlier requests among the pairs",
+        receives=(topics.PAIRS, topics.EXPLANATION_REQUESTS),
+        sends=(topics.EXPLANATIONS, topics.DEAD_LETTERS),
+    ),
+)

@@ -1,0 +1,111 @@
+"""Fixtures of every test: real brokers and a real store, each started when first asked for, once a session."""
+
+import os
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from runtime.embedded import EmbeddedServers
+from runtime.errors import ConfigurationError
+from runtime.kafka import client_config
+from runtime.settings import Settings
+from tests.servers.apache_kafka import ApacheKafka
+from tests.servers.embedded import EmbeddedBroker
+from tests.servers.kafka_artifacts import MissingServerError, kafka_libraries
+
+Broker = ApacheKafka | EmbeddedBroker
+TopicFactory = Callable[..., str]
+SERVER_LOGS: dict[str, Path] = {}
+"""Where each server started in this session writes its log, by the name of its fixture."""
+
+
+def _missing(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI must run this test, and cannot: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say under a failed test where its servers' logs are."""
+    report = yield
+    logs = [f"{name}: {SERVER_LOGS[name]}" for name in getattr(item, "fixturenames", ()) if name in SERVER_LOGS]
+    if "broker" in getattr(item, "fixturenames", ()):
+        logs = [f"{name}: {path}" for name, path in SERVER_LOGS.items()]
+    if report.failed and logs:
+        report.sections.append(("server logs", "\n".join(logs)))
+    return report
+
+
+@pytest.fixture(scope="session")
+def apache_libraries() -> Path:
+    """Apache Kafka's jars, for tests that run a broker of their own: `ApacheKafka(tmp_path / "kafka", jars)`."""
+    try:
+        return kafka_libraries()
+    except MissingServerError as missing:
+        _missing(str(missing))
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(apache_libraries: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:
+    """Apache Kafka, shared by the session: use topics, groups and transactional ids of your own."""
+    server = ApacheKafka(tmp_path_factory.mktemp("apache-kafka"), apache_libraries)
+    SERVER_LOGS["apache_kafka"] = server.logs
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServers]:
+    """The embedded broker and store, shared by the session; its data is not kept."""
+    servers = EmbeddedServers(tmp_path_factory.mktemp("embedded"))
+    SERVER_LOGS["embedded"] = servers.data_dir
+    try:
+        servers.start()
+    except ConfigurationError as error:
+        _missing(str(error))
+    yield servers
+    servers.kill()
+
+
+@pytest.fixture(scope="session", params=["embedded", pytest.param("apache", marks=pytest.mark.real_kafka)])
+def broker(request: pytest.FixtureRequest) -> Broker:
+    """Each broker in turn; `name` tells which, `bootstrap` is what clients connect to."""
+    if request.param == "apache":
+        server: ApacheKafka = request.getfixturevalue("apache_kafka")
+        return server
+    return EmbeddedBroker(request.getfixturevalue("embedded"))
+
+
+@pytest.fixture
+def unique() -> str:
+    """A name that nothing else in this session uses."""
+    return uuid.uuid4().hex[:12]
+
+
+@pytest.fixture
+def kafka_settings(broker: Broker, unique: str) -> Settings:
+    """Settings of one process at the broker, its instance named for this test alone."""
+    return Settings(
+        kafka_bootstrap_servers=broker.bootstrap,
+        kafka_idle_pause_ms=50 if broker.name == "embedded" else 0,
+        instance=f"test-{unique}",
+    )
+
+
+@pytest.fixture
+def topic(kafka_settings: Settings) -> TopicFactory:
+    """Make a topic of a new name: `topic(partitions=4, **{"max.message.bytes": "1000000"})`."""
+    admin = AdminClient(client_config(kafka_settings))
+
+    def create(partitions: int = 4, **config: Any) -> str:
+        name = f"test.{uuid.uuid4().hex[:12]}"
+        admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(30)
+        return name
+
+    return create

@@ -1,0 +1,181 @@
+"""Apache Kafka on this machine: one node in KRaft mode that is broker and controller, started in seconds."""
+
+import base64
+import contextlib
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from runtime.embedded import dying_with_parent, free_ports
+from schemas.topics import MAX_MESSAGE_BYTES, MIB
+
+HOST = "127.0.0.1"
+START_SECONDS = 60.0
+STOP_SECONDS = 10.0
+JVM = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]
+"""A small heap and the quick compiler only: a test's broker lives for minutes."""
+
+LOGGING = """status = error
+appender.file.type = File
+appender.file.name = file
+appender.file.fileName = {file}
+appender.file.layout.type = PatternLayout
+appender.file.layout.pattern = %d %p %c{{1}} %m%n
+rootLogger.level = info
+rootLogger.appenderRef.file.ref = file
+"""
+
+
+class ApacheKafka:
+    """A broker that can be stopped, killed and started again on its data and its ports.
+
+    Clients use the listener CLIENT. The broker's own traffic and the readiness check use listeners of their own, so
+    that `security_protocol`, `properties` and `format_arguments` can put TLS or SASL on CLIENT alone: say
+    `security_protocol="SASL_PLAINTEXT"` with `listener.name.client.scram-sha-256.sasl.jaas.config`, and
+    `--add-scram` among the format's arguments.
+
+    Args:
+        folder: for configuration, data and logs; its own.
+        libraries: the folder of jars, see `kafka_libraries`.
+        security_protocol: of the listener CLIENT.
+        properties: broker properties on top of, or instead of, ours.
+        format_arguments: further arguments of the storage tool's `format`.
+    """
+
+    name = "apache"
+
+    def __init__(
+        self,
+        folder: Path,
+        libraries: Path,
+        security_protocol: str = "PLAINTEXT",
+        properties: Mapping[str, str] | None = None,
+        format_arguments: Sequence[str] = (),
+    ) -> None:
+        self.folder = folder
+        self.logs = folder / "logs"
+        self.port, self._internal_port, self._controller_port = free_ports(3, HOST)
+        self._libraries = libraries
+        self._security_protocol = security_protocol
+        self._properties = dict(properties or {})
+        self._format_arguments = list(format_arguments)
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        """What clients connect to, `host:port`."""
+        return f"{HOST}:{self.port}"
+
+    def start(self, timeout: float = START_SECONDS) -> None:
+        """Start, on the data of an earlier run if there is any, and return when the broker answers.
+
+        Raises:
+            RuntimeError: it ended, or did not answer in time; names its logs and quotes their end.
+        """
+        if not (self.folder / "data").exists():
+            self._format()
+        with (self.logs / "console.log").open("ab") as output:
+            self._child = subprocess.Popen(
+                self._java("kafka.Kafka", str(self._configuration)),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=dying_with_parent(signal.SIGKILL),
+            )
+        deadline = time.monotonic() + timeout
+        while not self._answers():
+            if self._child.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"Apache Kafka did not start; {self._last_words()}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Shut the broker down as an operator would; kill it if that takes longer than 10 s."""
+        if self._child is None:
+            return
+        self._child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(STOP_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the broker at once, as a crash of its machine would."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+            self._child = None
+
+    @property
+    def _configuration(self) -> Path:
+        return self.folder / "server.properties"
+
+    def _java(self, main: str, *arguments: str) -> list[str]:
+        logging = f"-Dlog4j2.configurationFile=file:{self.folder / 'log4j2.properties'}"
+        return ["java", *JVM, "-cp", f"{self._libraries}/*", logging, main, *arguments]
+
+    def _format(self) -> None:
+        self.logs.mkdir(parents=True)
+        (self.folder / "log4j2.properties").write_text(LOGGING.format(file=self.logs / "kafka.log"))
+        lines = [f"{name}={value}\n" for name, value in (self._defaults() | self._properties).items()]
+        self._configuration.write_text("".join(lines))
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", f"--config={self._configuration}"]
+        done = subprocess.run(
+            self._java(*tool, *self._format_arguments), capture_output=True, text=True, timeout=START_SECONDS
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"Apache Kafka's storage could not be formatted: {done.stdout}{done.stderr}")
+
+    def _defaults(self) -> dict[str, str]:
+        protocols = f"CLIENT:{self._security_protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT"
+        advertised = f"CLIENT://{self.bootstrap},INTERNAL://{HOST}:{self._internal_port}"
+        return {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@{HOST}:{self._controller_port}",
+            "listeners": f"{advertised},CONTROLLER://{HOST}:{self._controller_port}",
+            "advertised.listeners": advertised,
+            "listener.security.protocol.map": protocols,
+            "inter.broker.listener.name": "INTERNAL",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(self.folder / "data"),
+            "auto.create.topics.enable": "false",
+            "default.replication.factor": "1",
+            "offsets.topic.num.partitions": "4",
+            "offsets.topic.replication.factor": "1",
+            "transaction.state.log.num.partitions": "4",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "share.coordinator.state.topic.num.partitions": "1",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+            # A broker started again after a crash waits until its former self is given up.
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
+            "group.initial.rebalance.delay.ms": "0",
+            "group.min.session.timeout.ms": "1000",
+            # Each topic sets its own max.message.bytes; these must only not be in its way.
+            "socket.request.max.bytes": str(4 * MAX_MESSAGE_BYTES),
+            "replica.fetch.max.bytes": str(MAX_MESSAGE_BYTES + 2 * MIB),
+        }
+
+    def _answers(self) -> bool:
+        try:
+            for port in (self.port, self._internal_port):
+                socket.create_connection((HOST, port), 1).close()
+            metadata = AdminClient({"bootstrap.servers": f"{HOST}:{self._internal_port}"}).list_topics(timeout=2)
+        except (OSError, KafkaException):
+            return False
+        return bool(metadata.brokers)
+
+    def _last_words(self) -> str:
+        lines = [line for file in sorted(self.logs.glob("*.log")) for line in file.read_text().splitlines()[-10:]]
+        return "\n".join([f"its logs are in {self.logs}:", *lines])
