@@ -17,7 +17,6 @@ from runtime.kafka import create_topics
 from runtime.settings import Settings, read_settings
 
 READY_SECONDS = 180.0
-EMBEDDED_IDLE_PAUSE_MS = 20
 
 
 @dataclass(frozen=True)
@@ -111,11 +110,9 @@ def _variables(embedded: EmbeddedServers | None) -> dict[str, str]:
         variables = {
             "KAFKA_BOOTSTRAP_SERVERS": embedded.kafka,
             "ELASTICSEARCH_URL": embedded.elasticsearch,
-            "MODELWATCH_KAFKA_IDLE_PAUSE_MS": str(EMBEDDED_IDLE_PAUSE_MS),
         }
     if os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         variables["KAFKA_BOOTSTRAP_SERVERS"] = os.environ["KAFKA_BOOTSTRAP_SERVERS"]
-        variables.pop("MODELWATCH_KAFKA_IDLE_PAUSE_MS", None)
     if os.environ.get("ELASTICSEARCH_URL"):
         variables["ELASTICSEARCH_URL"] = os.environ["ELASTICSEARCH_URL"]
     return variables

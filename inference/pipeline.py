@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from schemas.pairs import PairWriter
 
 from inference.batcher import Batcher
 from inference.chunks import Decode, build_chunk
@@ -20,6 +19,7 @@ from runtime import kafka
 from runtime.errors import ConfigurationError, TransientError
 from runtime.logging import get_logger
 from runtime.metrics import WorkerMetrics
+from schemas.pairs import PairWriter
 from schemas.topics import REQUESTS
 
 log = get_logger(__name__)
@@ -122,16 +122,7 @@ class Pipeline:
                 self._beat()
                 if self._publisher.failure is not None:
                     raise self._publisher.failure
-        elif self._settings.kafka_idle_pause_ms:
-            self._pause()
         self._measure_lag()
-
-    def _pause(self) -> None:
-        """Stop fetching for a moment; see `Settings.kafka_idle_pause_ms`."""
-        assignment = self._consumer.assignment()
-        self._consumer.pause(assignment)
-        time.sleep(self._settings.kafka_idle_pause_ms / 1000)
-        self._consumer.resume(assignment)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._group = consumer.consumer_group_metadata()

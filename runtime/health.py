@@ -18,7 +18,7 @@ from runtime.logging import get_logger
 
 log = get_logger(__name__)
 
-SHUTDOWN_SECONDS = 0.75
+SHUTDOWN_SECONDS = 0.5
 """How long `stop` lets requests in hand finish before it cancels them; aiohttp waits as long again for their ends."""
 GIVE_UP_SECONDS = 5.0
 """How long `stop` waits for the thread, which only a route that blocks the loop can hold up."""

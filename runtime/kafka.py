@@ -23,6 +23,16 @@ CREDENTIAL_ERRORS = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
+SETTING_ERRORS = {
+    KafkaError.INVALID_REPLICATION_FACTOR,
+    KafkaError.INVALID_PARTITIONS,
+    KafkaError.INVALID_CONFIG,
+    KafkaError.POLICY_VIOLATION,
+}
+"""Of creating a topic: the same request is refused again."""
+CREATION_SETTINGS = (
+    "MODELWATCH_KAFKA_REPLICATION_FACTOR (at most the number of brokers) and MODELWATCH_KAFKA_PARTITIONS"
+)
 
 
 def client_config(settings: Settings) -> dict[str, Any]:
@@ -101,35 +111,43 @@ def assigned_consumer(settings: Settings, **overrides: Any) -> Consumer:
     return consumer(settings, "modelwatch-tools", static=False, **overrides)
 
 
+def _wrong_setting(error: KafkaError) -> bool:
+    return error.code() in CREDENTIAL_ERRORS | SETTING_ERRORS
+
+
 def _create(admin: AdminClient, topics: list[NewTopic]) -> list[str]:
     created = []
     for name, future in admin.create_topics(topics, request_timeout=30).items():
         try:
             future.result()
             created.append(name)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise TransientError(f"topic {name} could not be created: {error.args[0].str()}") from error
+        except KafkaException as failure:
+            error = failure.args[0]
+            if error.code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                continue
+            message = f"topic {name} could not be created: {error.str()}"
+            if _wrong_setting(error):
+                raise ConfigurationError(f"{message}; check {CREATION_SETTINGS}") from failure
+            raise TransientError(message) from failure
     return created
 
 
-def create_topics(settings: Settings) -> list[str]:
+def create_topics(settings: Settings, timeout: float = 10.0) -> list[str]:
     """Create the topics of `schemas.topics` that do not exist, and return their names.
 
     Raises:
-        TransientError: the brokers did not answer, or refused.
-        ConfigurationError: a joined topic exists with another partition count.
+        TransientError: no broker answered within `timeout` seconds, or it refused for the moment.
+        ConfigurationError: the brokers refuse our settings, or a joined topic exists with another partition count.
     """
-    admin = AdminClient(client_config(settings))
+    found = cluster_topics(settings, timeout)
     wanted = list(topic_configs())
-    created = _create(
-        admin,
-        [
-            NewTopic(topic.name, settings.kafka_partitions, settings.kafka_replication_factor, config=config)
-            for topic, config in wanted
-        ],
-    )
-    found = cluster_topics(settings)
+    missing = [
+        NewTopic(topic.name, settings.kafka_partitions, settings.kafka_replication_factor, config=config)
+        for topic, config in wanted
+        if topic.name not in found
+    ]
+    created = _create(AdminClient(client_config(settings)), missing) if missing else []
+    found |= dict.fromkeys(created, settings.kafka_partitions)
     joined = {topic.name: found[topic.name] for topic, _ in wanted if topic.joined and topic.name in found}
     if len(set(joined.values())) > 1:
         raise ConfigurationError(
@@ -144,15 +162,26 @@ def cluster_topics(settings: Settings, timeout: float = 10.0) -> dict[str, int]:
 
     Raises:
         TransientError: no broker answered within `timeout` seconds.
+        ConfigurationError: the brokers refuse our credentials, or we their certificate.
     """
-    admin = AdminClient(client_config(settings))
+    errors: list[KafkaError] = []
+    # The request's own error says only that it timed out; why comes by the callback, which `poll` calls.
+    admin = AdminClient(client_config(settings) | {"error_cb": errors.append, "log_level": 0})
     try:
         metadata = admin.list_topics(timeout=timeout)
-    except KafkaException as error:
+    except KafkaException as failure:
+        admin.poll(0)
+        at = settings.kafka_bootstrap_servers
+        for error in filter(_wrong_setting, errors):
+            raise ConfigurationError(
+                f"the brokers at {at} and this client do not accept each other: {error.str()}; "
+                "check the MODELWATCH_KAFKA_SECURITY_PROTOCOL, _SASL_ and _SSL_ settings"
+            ) from failure
+        causes = ", ".join(dict.fromkeys(error.str() for error in [failure.args[0], *errors]))
         raise TransientError(
-            f"no broker answered at {settings.kafka_bootstrap_servers} within {timeout:g} s "
-            f"({error.args[0].str()}); is KAFKA_BOOTSTRAP_SERVERS right and the broker up?"
-        ) from error
+            f"no broker answered at {at} within {timeout:g} s ({causes}); "
+            "is KAFKA_BOOTSTRAP_SERVERS right and the broker up?"
+        ) from failure
     return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
 
 

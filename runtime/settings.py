@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     )
 
     kafka_bootstrap_servers: str = Field("127.0.0.1:9092", validation_alias=_either("KAFKA_BOOTSTRAP_SERVERS"))
-    """Kafka brokers, `host:port,host:port`. Also read from KAFKA_BOOTSTRAP_SERVERS."""
+    """Kafka brokers, `host:port,host:port`."""
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """How the brokers are spoken to."""
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
@@ -50,12 +50,9 @@ class Settings(BaseSettings):
     """Copies of each partition that `modelwatch setup` asks for. Production: 3."""
     kafka_partitions: int = Field(4, ge=1)
     """Partitions of each topic that `modelwatch setup` creates."""
-    kafka_idle_pause_ms: int = Field(0, ge=0)
-    """Pause fetching this long after an empty poll. 0 for real brokers, which hold an empty fetch back themselves;
-    the embedded broker answers it at once and would keep a core busy."""
 
     elasticsearch_url: str = Field("http://127.0.0.1:9200", validation_alias=_either("ELASTICSEARCH_URL"))
-    """Record store. Also read from ELASTICSEARCH_URL."""
+    """Record store."""
     elasticsearch_api_key: SecretStr | None = None
     """API key of the record store."""
     elasticsearch_ca_certs: Path | None = None
@@ -81,6 +78,12 @@ class Settings(BaseSettings):
 S = TypeVar("S", bound=Settings)
 
 
+def _is_secret(cls: type[Settings], name: str) -> bool:
+    """Whether the value of a field, or of its variable, must not be shown."""
+    field = cls.model_fields.get(name.removeprefix("MODELWATCH_").lower())
+    return field is None or "SecretStr" in str(field.annotation)
+
+
 def read_settings(cls: type[S], **overrides: Any) -> S:
     """The settings from the environment, `overrides` on top.
 
@@ -94,7 +97,7 @@ def read_settings(cls: type[S], **overrides: Any) -> S:
         for problem in error.errors():
             field = str(problem["loc"][0]) if problem["loc"] else "settings"
             name = field if field.isupper() else f"MODELWATCH_{field.upper()}"
-            secret = "password" in field.lower() or "key" in field.lower()
+            secret = _is_secret(cls, field)
             found = "" if secret else f" (found {problem.get('input')!r})"
             lines.append(f"{name}: {problem['msg']}{found}")
         raise ConfigurationError("; ".join(lines)) from None

@@ -21,7 +21,7 @@ BINARY: Schema = {"type": "string", "format": "binary"}
 HEADER_MEANINGS = {
     "content-type": "Format of the value",
     "model": "Which model is asked or has answered",
-    "deadline": "RFC 3339 time, or seconds since the epoch, after which the answer is `expired` and nothing is computed",
+    "deadline": "RFC 3339 time, or seconds since the epoch; after it the answer is `expired`, without a prediction",
     "traceparent": "W3C trace context, carried on to the pair and to every result",
     "ce_specversion": "CloudEvents version",
     "ce_id": "Id of the event; of a request without a key, its id",

@@ -34,7 +34,7 @@ Timestamp = AwareDatetime
 class Contract(BaseModel):
     """Base of everything that crosses a process boundary."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=(), allow_inf_nan=False)
 
 
 class Message(Contract):

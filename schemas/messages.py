@@ -22,7 +22,9 @@ class Tensor(Contract):
     """One image or feature vector, exactly as the model saw it, in row-major order."""
 
     dtype: ImageDtype
-    shape: tuple[int, ...] = Field(max_length=4, description="For images: height, width, channels")
+    shape: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        max_length=4, description="For images: height, width, channels"
+    )
     data: Base64Bytes
 
     @model_validator(mode="after")

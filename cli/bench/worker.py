@@ -267,10 +267,6 @@ def _read_latencies(
         messages = consumer.consume(100, 0.005)
         now = time.perf_counter()
         latencies.extend(now - sent_at[key.decode()] for key in (m.key() for m in messages if not m.error()) if key)
-        if not messages:
-            consumer.pause(consumer.assignment())
-            time.sleep(0.005)  # see Settings.kafka_idle_pause_ms
-            consumer.resume(consumer.assignment())
     consumer.close()
 
 

@@ -133,4 +133,5 @@ def _check_pixels(data: bytes, chunks: Sequence[_Chunk], length: int) -> None:
     except zlib.error as error:
         raise _unreadable(f"the pixel stream is damaged: {error}") from error
     if len(pixels) != length or not stream.eof:
-        raise _unreadable(f"the pixel stream holds {len(pixels)} bytes or more instead of {length}, or has no end")
+        found = f"{len(pixels)}, {'with' if stream.eof else 'without'} an end"
+        raise _unreadable(f"the pixel stream must hold {length} bytes and end; found {found}")

@@ -4,17 +4,14 @@ import copy
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
-from PIL import Image
 from pydantic import ValidationError
 
 from schemas import documents, generated_files, headers
@@ -22,20 +19,16 @@ from schemas.asyncapi import DEAD_LETTER_HEADERS, EVENT_HEADERS, asyncapi_docume
 from schemas.base import Message
 from schemas.generated_files import replace_section, write_or_check
 from schemas.json_schema import TRUTH_FORMS, message_schemas
-from schemas.markdown import REASON_MEANINGS, message_tables, reason_table, topic_table
-from schemas.messages import MESSAGES, ExplanationRequest, Feedback
+from schemas.messages import MESSAGES, Feedback
 from schemas.model_spec import ModelSpec
-from schemas.payloads import CONTENT_TYPES, decode_request
+from schemas.payloads import CONTENT_TYPES, DecodedRequest, decode_request
 from schemas.refusal import Reason, Refusal
 from schemas.request_formats import REQUEST_FORMATS
 from schemas.services import SERVICES
-from schemas.topics import MAX_REQUEST_BYTES, TOPICS, topic_configs
+from schemas.topics import TOPICS, topic_configs
 
 PROJECT = Path(__file__).resolve().parents[3]
 GOLDEN = sorted((PROJECT / "tests" / "golden").glob("v*/*.json"))
-PAGE = (PROJECT / "docs" / "messages.md").read_text()
-COMMANDS = dict(re.findall(r"```sh name=(\w+)\n(.*?)```", PAGE, re.DOTALL))
-BASH = shutil.which("bash") or "/bin/bash"
 
 
 def read(path: Path) -> Any:
@@ -50,12 +43,13 @@ def validator(model: type[Message]) -> Draft202012Validator:
     return Draft202012Validator(read(documents.GENERATED / f"{model.__name__}.json"))
 
 
-def spec(shape: tuple[int, ...] = (32, 32, 3), name: str = "cifar10-resnet32") -> dict[str, ModelSpec]:
-    return {
-        name: ModelSpec.model_validate(
-            {"name": name, "version": "1", "input": {"shape": shape}, "labels": ["a"], "weights": {"framework": "null"}}
-        )
-    }
+def decode(document: Any) -> DecodedRequest:
+    """Decode a JSON request for a model that takes `(2, 2, 3)`."""
+    spec = ModelSpec.model_validate(
+        {"name": "m", "version": "1", "input": {"shape": (2, 2, 3)}, "labels": ["a"], "weights": {"framework": "null"}}
+    )
+    found = [("content-type", b"application/json")]
+    return decode_request(json.dumps(document).encode(), None, found, 0.0, {"m": spec}, "m")
 
 
 # --- staleness ---
@@ -261,9 +255,7 @@ def test_there_is_a_message_for_every_content_type_and_no_other() -> None:
 @pytest.mark.parametrize("form", [form for form in REQUEST_FORMATS if form.example], ids=lambda form: form.name)
 def test_the_examples_are_valid_and_the_worker_would_take_them(form: Any) -> None:
     Draft202012Validator(form.schema).validate(form.example)
-    content_type = [("content-type", form.content_type.encode())]
-    decoded = decode_request(json.dumps(form.example).encode(), None, content_type, 0.0, spec((2, 2, 3), "m"), "m")
-    assert decoded.images.shape == (1, 2, 2, 3)
+    assert decode(form.example).images.shape == (1, 2, 2, 3)
 
 
 @pytest.mark.parametrize("form", [form for form in REQUEST_FORMATS if form.example], ids=lambda form: form.name)
@@ -273,99 +265,5 @@ def test_what_the_schema_of_a_request_calls_required_the_worker_refuses_without(
     del without[field]
     assert not Draft202012Validator(form.schema).is_valid(without)
     with pytest.raises(Refusal) as refused:
-        content_type = [("content-type", form.content_type.encode())]
-        decode_request(json.dumps(without).encode(), None, content_type, 0.0, spec((2, 2, 3), "m"), "m")
+        decode(without)
     assert refused.value.reason is Reason.MISSING_FIELD
-
-
-# --- the page ---
-
-
-def test_every_reason_for_refusal_is_explained_and_no_other() -> None:
-    assert set(REASON_MEANINGS) == {reason.value for reason in Reason}, "explain it in schemas/markdown.py"
-    assert all(f"| `{reason.value}` |" in reason_table() for reason in Reason)
-    assert f"larger than {MAX_REQUEST_BYTES >> 20} MiB" in reason_table()
-
-
-def test_the_tables_name_every_topic_every_message_and_every_field() -> None:
-    assert all(f"| `{topic.name}` |" in topic_table() for topic in TOPICS)
-    tables = message_tables()
-    for model in MESSAGES:
-        section = tables.partition(f"### {model.__name__}\n")[2].partition("\n### ")[0]
-        assert all(f"| `{field}`" in section for field in model.model_fields), model
-
-
-def test_links_within_the_page_lead_somewhere() -> None:
-    anchors = {heading.strip().lower().replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", PAGE, re.MULTILINE)}
-    links = set(re.findall(r"\]\(#([^)]*)\)", PAGE))
-    assert links
-    assert links <= anchors
-
-
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the pictures of the page's preparation, and a `kcat` that writes its message to files."""
-    folder = tmp_path_factory.mktemp("page")
-    pixels = np.random.default_rng(7).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(folder / "picture.png")
-    recorder = folder / "kcat"
-    recorder.write_text(
-        "#!/bin/bash\n"
-        'printf "%s\\n" "$@" > arguments\n'
-        'if [ -f "${@: -1}" ]; then cat "${@: -1}" > value; else head -c -1 <(cat; echo) > value; fi\n'
-    )
-    recorder.chmod(0o755)
-    return folder
-
-
-def run(shell: Path, commands: str) -> None:
-    path = os.pathsep.join([str(shell), str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path}
-    subprocess.run([BASH, "-ec", commands], cwd=shell, env=environment, check=True, timeout=60)
-
-
-def sent(shell: Path) -> tuple[bytes, bytes | None, list[tuple[str, bytes | None]], str]:
-    """Value, key, headers and topic of the message that `kcat` was asked to produce."""
-    given = (shell / "arguments").read_text().splitlines()
-    options = list(zip(given, given[1:], strict=False))
-    keys = [value.encode() for option, value in options if option == "-k"]
-    found: list[tuple[str, bytes | None]] = []
-    for option, value in options:
-        if option == "-H":
-            name, _, content = value.partition("=")
-            found.append((name, content.encode()))
-    (topic,) = [value for option, value in options if option == "-t"]
-    assert ("-X", "partitioner=murmur2_random") in options
-    return (shell / "value").read_bytes(), keys[0] if keys else None, found, topic
-
-
-@pytest.mark.parametrize(
-    ("name", "request_id"),
-    [
-        ("png", "truck-1"),
-        ("jpeg", "truck-2"),
-        ("npy", "truck-3"),
-        ("json", "truck-4"),
-        ("v2", "truck-5"),
-        ("v1", "truck-6"),
-    ],
-)
-def test_the_commands_of_the_page_send_what_the_worker_takes(shell: Path, name: str, request_id: str) -> None:
-    run(shell, COMMANDS["prepare"] + COMMANDS[name])
-    value, key, found, topic = sent(shell)
-    decoded = decode_request(value, key, found, 0.0, spec(), "cifar10-resnet32")
-    assert topic == "inference.requests"
-    assert decoded.request_ids == [request_id]
-    pixels = np.load(shell / "truck.npy")
-    received = decoded.images[0] if name != "jpeg" else pixels  # JPEG loses detail
-    np.testing.assert_array_equal(received, pixels)
-
-
-@pytest.mark.parametrize(("name", "model"), [("feedback", Feedback), ("question", ExplanationRequest)])
-def test_feedback_and_questions_of_the_page_parse(shell: Path, name: str, model: type[Message]) -> None:
-    run(shell, COMMANDS[name])
-    value, key, _, topic = sent(shell)
-    message = model.model_validate_json(value)
-    assert key is not None
-    assert key.decode() == message.request_id  # type: ignore[attr-defined]
-    assert next(one for one in TOPICS if one.name == topic).message is model

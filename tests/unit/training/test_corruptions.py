@@ -80,8 +80,8 @@ def test_gaussian_noise_has_the_published_deviation_and_no_bias(severity: int, d
 
 @pytest.mark.parametrize(("severity", "photons"), enumerate((500, 250, 100, 75, 50), 1))
 def test_shot_noise_has_the_variance_of_that_many_photons(severity: int, photons: int) -> None:
-    noise = corrupt(plain(102), "shot_noise", severity, seed=0) / 255
-    assert noise.var() == pytest.approx(0.4 / photons, rel=0.03)
+    noise = corrupt(plain(120), "shot_noise", severity, seed=0) / 255
+    assert noise.var() == pytest.approx(120 / 255 / photons, rel=0.03)
 
 
 @pytest.mark.parametrize(("severity", "share"), enumerate((0.01, 0.02, 0.03, 0.05, 0.07), 1))
