@@ -13,15 +13,16 @@ import urllib3
 import yaml
 from rich.console import Console
 from rich.table import Table
-from schemas.pairs import read_pair
-from schemas.payloads.encode import encode_v1, encode_v2
 
+from cli.log_output import LogFiles
 from cli.produce import ProduceOptions, Sent, send
 from cli.stack import Ports, Stack, running_stack
 from cli.topic_reader import read_topic
 from runtime.errors import TransientError
 from runtime.model_folder import load_model_folders
 from schemas.messages import InferencePair
+from schemas.pairs import read_pair
+from schemas.payloads.encode import encode_v1, encode_v2
 from schemas.topics import DEAD_LETTERS, PAIRS
 from training.datasets import TRUCK_INDEX, load_cifar10
 
@@ -47,18 +48,6 @@ class Verdict:
     def ok(self) -> bool:
         """Whether every check holds; a verdict without checks does not."""
         return bool(self.checks) and all(check["ok"] for check in self.checks)
-
-
-class LogFiles:
-    """Writes each service's lines to a file of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-
-    def __call__(self, service: str, line: str) -> None:
-        with (self._folder / f"{service}.log").open("a") as file:
-            file.write(line + "\n")
 
 
 def run_demo(images: int, output: Path) -> bool:

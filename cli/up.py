@@ -6,24 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cli.log_output import LogPrinter
 from cli.stack import Ports, Stack, running_stack
-
-COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
-
-
-class LogPrinter:
-    """Prints lines with the service's name before them, each service in its colour."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._colours: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def __call__(self, service: str, line: str) -> None:
-        with self._lock:
-            colour = self._colours.setdefault(service, COLOURS[len(self._colours) % len(COLOURS)])
-            self._console.print(f"{service:>12} | ", style=colour, end="", markup=False, highlight=False)
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def run_up(ports: Ports, workers: int, data: Path) -> None:

@@ -51,6 +51,19 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
         return ports
 
 
+def _require_free(host: str, port: int) -> None:
+    with socket.socket() as listener:
+        # As servers do: connections of a server that has just ended do not count.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise FatalError(
+                f"port {port} of {host} is taken ({error.strerror}), so the embedded servers cannot start there; "
+                "stop what listens on it or choose another port"
+            ) from error
+
+
 def dying_with_parent(sent: signal.Signals) -> Callable[[], None] | None:
     """A `preexec_fn` by which a child gets a signal when the thread that started it ends, however; None off Linux."""
     if not sys.platform.startswith("linux"):
@@ -120,7 +133,7 @@ def ready(kafka_port: int, elasticsearch_port: int, host: str = "127.0.0.1", tim
 
 
 class EmbeddedServers:
-    """A broker and a record store in a child process, which ends with this one.
+    """A broker and a record store in a child process, and the gate before the broker; they end with this process.
 
     Start it from a thread that lives as long as the servers shall, best the main one: Linux ends the child with the
     thread that started it.
@@ -134,12 +147,13 @@ class EmbeddedServers:
     def __init__(
         self, data_dir: Path, kafka_port: int = 0, elasticsearch_port: int = 0, host: str = "127.0.0.1"
     ) -> None:
-        kafka_free, elasticsearch_free = free_ports(2, host)
+        kafka_free, elasticsearch_free, self._broker_port = free_ports(3, host)
         self.data_dir = data_dir
         self.host = host
         self.kafka_port = kafka_port or kafka_free
         self.elasticsearch_port = elasticsearch_port or elasticsearch_free
         self._child: subprocess.Popen[bytes] | None = None
+        self._gate: subprocess.Popen[bytes] | None = None
 
     @property
     def kafka(self) -> str:
@@ -156,14 +170,24 @@ class EmbeddedServers:
 
         Raises:
             ConfigurationError: the program is not installed.
-            FatalError: it ended, or did not answer within `timeout` seconds.
+            FatalError: a port is taken, or the program ended or did not answer within `timeout` seconds.
         """
         if self._child is not None:
             raise FatalError(f"the embedded servers at {self.kafka} are already started; stop them first")
-        arguments = command(self.data_dir, self.kafka_port, self.elasticsearch_port, self.host)
+        for port in (self.kafka_port, self.elasticsearch_port):
+            # The program itself would run on without the service, and another server might answer in its place.
+            _require_free(self.host, port)
+        arguments = command(self.data_dir, self._broker_port, self.elasticsearch_port, self.host)
         self.data_dir.mkdir(parents=True, exist_ok=True)
+        self._child = self._run(arguments)
+        gate = [sys.executable, "-m", "runtime.embedded_gate", self.host, self.kafka_port, self._broker_port]
+        self._gate = self._run([str(argument) for argument in gate])
+        self._wait_until_ready(self._child, time.monotonic() + timeout)
+        log.info("embedded servers started", kafka=self.kafka, elasticsearch=self.elasticsearch)
+
+    def _run(self, arguments: list[str]) -> subprocess.Popen[bytes]:
         with (self.data_dir / LOG_FILE).open("ab") as output:
-            self._child = subprocess.Popen(
+            return subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -172,8 +196,6 @@ class EmbeddedServers:
                 start_new_session=True,
                 preexec_fn=dying_with_parent(signal.SIGTERM),
             )
-        self._wait_until_ready(self._child, time.monotonic() + timeout)
-        log.info("embedded servers started", kafka=self.kafka, elasticsearch=self.elasticsearch)
 
     def _wait_until_ready(self, child: subprocess.Popen[bytes], deadline: float) -> None:
         while child.poll() is None and time.monotonic() < deadline:
@@ -184,8 +206,8 @@ class EmbeddedServers:
         self.kill()
         happened = "did not answer in time" if status is None else f"ended with status {status}"
         raise FatalError(
-            f"the embedded servers {happened}; are ports {self.kafka_port} and {self.elasticsearch_port} free? "
-            f"Their log: {self.data_dir / LOG_FILE}"
+            f"the embedded servers at {self.kafka} and {self.elasticsearch} {happened}; "
+            f"see their log, {self.data_dir / LOG_FILE}"
         )
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
@@ -201,10 +223,11 @@ class EmbeddedServers:
 
     def kill(self) -> None:
         """End the servers at once. What came since `start` is lost."""
-        if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-            self._child = None
+        for child in (self._gate, self._child):
+            if child is not None:
+                child.kill()
+                child.wait()
+        self._gate = self._child = None
 
     def __enter__(self) -> "EmbeddedServers":
         self.start()

@@ -34,7 +34,7 @@ class _Frames:
         self._remaining = 0
 
     def feed(self, data: bytes) -> "list[tuple[tuple[int, ...] | None, bytes]]":
-        """Pieces of the stream in order: the header of the frame that begins with the piece (or None), and its bytes."""
+        """Pieces of the stream in order: the header of the frame that begins there, or None, and the bytes."""
         pieces: list[tuple[tuple[int, ...] | None, bytes]] = []
         if self._remaining:
             pieces.append((None, data[: self._remaining]))

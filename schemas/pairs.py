@@ -5,7 +5,7 @@ What is written is what `InferencePair.model_dump_json` writes, field by field; 
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from math import isfinite
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,12 @@ from schemas.refusal import Reason, Refusal
 _REQUEST_VERSION = InferenceRequest.model_fields["schema_version"].default
 _RESPONSE_VERSION = InferenceResponse.model_fields["schema_version"].default
 _PAIR_VERSION = InferencePair.model_fields["schema_version"].default
+_REASONS = {
+    "json_invalid": Reason.INVALID_JSON,
+    "missing": Reason.MISSING_FIELD,
+    "finite_number": Reason.NOT_FINITE,
+}
+"""By pydantic's error type; INVALID_FIELD for every other."""
 
 
 class PairWriter:
@@ -104,8 +110,8 @@ class PairWriter:
         sent_at: Sequence[float],
         deadlines: Sequence[float | None],
     ) -> list[dict[str, Any]]:
-        rows = np.ascontiguousarray(images).reshape(len(images), -1).view(np.uint8)
         dtype, shape = images.dtype.name, images.shape[1:]
+        rows = np.ascontiguousarray(images).reshape(len(images), prod(shape)).view(np.uint8)
         return [
             {
                 "schema_version": _REQUEST_VERSION,
@@ -157,8 +163,6 @@ def read_pair(value: bytes | None) -> InferencePair:
         raise _refusal_of(error) from error
     if min(pair.request.image.shape, default=1) < 1:
         raise Refusal(Reason.WRONG_SHAPE, f"request.image.shape is {pair.request.image.shape}; sizes are at least 1")
-    if not isfinite(sum(pair.response.probabilities or ())):
-        raise Refusal(Reason.NOT_FINITE, "response.probabilities holds NaN or infinity")
     return pair
 
 
@@ -169,8 +173,6 @@ def _utc(seconds: float) -> datetime:
 def _refusal_of(error: ValidationError) -> Refusal:
     """The first thing that is wrong with a pair."""
     first = error.errors(include_url=False, include_input=False)[0]
-    reason = {"json_invalid": Reason.INVALID_JSON, "missing": Reason.MISSING_FIELD}.get(
-        first["type"], Reason.INVALID_FIELD
-    )
+    reason = _REASONS.get(first["type"], Reason.INVALID_FIELD)
     where = ".".join(map(str, first["loc"])) or "the message"
     return Refusal(reason, f"not an InferencePair: {where}: {first['msg'][:300]} ({error.error_count()} problems)")

@@ -4,7 +4,6 @@ Deterministic from the seed, so that a test which sends them knows exactly what 
 model of 32 x 32 x 3 images; shared by the unit tests of the codecs and the tests that send them to a real worker.
 """
 
-import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,11 +14,9 @@ import orjson
 from PIL import Image
 
 from schemas.payloads.encode import encode_jpeg, encode_json, encode_npy, encode_png, encode_v1, encode_v2
-from schemas.payloads.png import SIGNATURE
 from schemas.refusal import Reason
+from tests.payloads import JPEG, JSON, NPY, PNG, SHAPE, images, png_file
 
-SHAPE = (32, 32, 3)
-PNG, JPEG, NPY, JSON = "image/png", "image/jpeg", "application/x-npy", "application/json"
 OVERSIZE_BYTES = 20 * (1 << 20)
 
 
@@ -75,29 +72,6 @@ def bad_requests(count: int, seed: int, oversize: bool = False) -> Iterator[BadR
             [*content_type, *draft.headers],
             frozenset(draft.reasons),
         )
-
-
-def images(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Noise, uint8, of `shape` or of one good image."""
-    return rng.integers(0, 256, shape or SHAPE, dtype=np.uint8)
-
-
-def png_chunk(kind: bytes, content: bytes) -> bytes:
-    """One PNG chunk with a right checksum."""
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def png_file(
-    stream: bytes,
-    size: tuple[int, int] = (32, 32),
-    depth: int = 8,
-    colour: int = 2,
-    interlace: int = 0,
-    extra: bytes = b"",
-) -> bytes:
-    """A PNG file of a compressed pixel stream, with any header (`size` is width and height) and `extra` chunks."""
-    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlace))
-    return SIGNATURE + header + extra + png_chunk(b"IDAT", stream) + png_chunk(b"IEND", b"")
 
 
 def _fault(function: _Fault) -> _Fault:

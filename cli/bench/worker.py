@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
+from cli.log_output import LogFiles
 from cli.stack import Ports, Stack, running_stack
 from cli.supervisor import fetch
 from inference.predictor import load_predictor
@@ -41,7 +42,9 @@ BACKLOG_BYTES = 300_000_000
 WARM_SHARE = 0.1
 EXPECTED_NULL_RATE = 20_000
 LATENCY_SECONDS = 5.0
+WARM_UP_REQUESTS = 20
 POLL_SECONDS = 0.1
+LOGS = Path("build/bench/logs")
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def _models(root: Path, settings: WorkerSettings) -> Path:
 @contextmanager
 def _stack(folder: Path, models: Path, settings: WorkerSettings) -> Iterator[Stack]:
     variables = {"MODELWATCH_MODELS": str(models), "MODELWATCH_DEFAULT_MODEL": settings.default_model}
-    with running_stack(Ports(0, 0, 0), folder / "servers", 1, lambda *_: None, environment=variables) as stack:
+    with running_stack(Ports(0, 0, 0), folder / "servers", 1, LogFiles(LOGS), environment=variables) as stack:
         yield stack
 
 
@@ -152,7 +155,9 @@ def _pipeline_rate(load: Load, stack: Stack, model: str, count: int) -> float:
     while not samples or samples[-1][1] < count:
         samples.append((time.perf_counter(), _answered(stack, model) - before))
         if time.monotonic() > deadline:
-            raise FatalError(f"the worker answered {samples[-1][1]:.0f} of {count} requests within 120 s; see its log")
+            raise FatalError(
+                f"the worker answered {samples[-1][1]:.0f} of {count} requests within 120 s; see build/bench/logs"
+            )
         time.sleep(POLL_SECONDS)
     steady = [sample for sample in samples if WARM_SHARE * count <= sample[1] < count]
     if len(steady) < 2:
@@ -166,7 +171,7 @@ def _suspended(stack: Stack) -> Iterator[None]:
     """The worker stands still while the backlog is made."""
     pid = stack.supervisor.processes[0].pid
     if pid is None:
-        raise FatalError("the worker is not running; see its log")
+        raise FatalError("the worker is not running; see build/bench/logs")
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -231,9 +236,12 @@ def _latency(load: Load, stack: Stack, rate: float) -> dict[str, float]:
     stopping = threading.Event()
     reader = threading.Thread(target=_read_latencies, args=(settings, sent_at, latencies, stopping), daemon=True)
     reader.start()
-    time.sleep(1.0)
     client = kafka.producer(settings, None, **{"linger.ms": 0})
     headers = [(CONTENT_TYPE, load.payload.content_type.encode())]
+    for number in range(WARM_UP_REQUESTS):  # connections, and the reader's first fetch
+        kafka.produce(client, REQUESTS.name, value=load.values[0], key=f"warm-up-{number}", headers=headers)
+    client.flush()
+    time.sleep(1.0)
     count, began = int(rate * LATENCY_SECONDS), time.perf_counter()
     for number in range(count):
         while (left := began + number / rate - time.perf_counter()) > 0:
@@ -249,7 +257,9 @@ def _latency(load: Load, stack: Stack, rate: float) -> dict[str, float]:
     stopping.set()
     reader.join()
     if len(latencies) < count:
-        raise FatalError(f"only {len(latencies)} of {count} requests were answered within 30 s; see the worker's log")
+        raise FatalError(
+            f"only {len(latencies)} of {count} requests were answered within 30 s; see build/bench/logs"
+        )
     p50, p95, p99 = np.percentile(np.array(latencies) * 1000, [50, 95, 99])
     return {"rate": round(rate, 1), "p50": round(p50, 1), "p95": round(p95, 1), "p99": round(p99, 1)}
 
@@ -266,7 +276,8 @@ def _read_latencies(
     while not stopping.is_set():
         messages = consumer.consume(100, 0.005)
         now = time.perf_counter()
-        latencies.extend(now - sent_at[key.decode()] for key in (m.key() for m in messages if not m.error()) if key)
+        keys = [message.key().decode() for message in messages if message.error() is None]
+        latencies.extend(now - sent_at[key] for key in keys if key in sent_at)
     consumer.close()
 
 

@@ -24,6 +24,8 @@ from schemas.payloads.tensors import MAX_IMAGES
 from schemas.refusal import Reason, Refusal
 
 MAX_RANK = 4
+MAX_LISTS = 300_000
+"""Lists that are made in one document; millions of them hold the interpreter up for seconds."""
 _PLACEHOLDER = secrets.token_hex(16)
 _QUOTED_PLACEHOLDER = orjson.dumps(_PLACEHOLDER)
 _ARRAY_FIELD = re.compile(rb'"(?:instances|data)"[ \t\r\n]*:[ \t\r\n]*(?=\[)')
@@ -75,6 +77,9 @@ def _put_back(document: Any, numbers: NumberText) -> bool:
 
 
 def _strict_json(text: bytes) -> Any:
+    lists = text.count(b"[")
+    if lists > MAX_LISTS:
+        raise Refusal(Reason.INVALID_JSON, f"{lists} lists; at most {MAX_LISTS} are read: send the tensor in base64")
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:

@@ -113,6 +113,16 @@ class ApacheKafka:
             self._child.wait()
             self._child = None
 
+    def freeze(self) -> None:
+        """Let the broker do nothing, while its connections stay open and take in what is sent."""
+        if self._child is not None:
+            self._child.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """End `freeze`."""
+        if self._child is not None:
+            self._child.send_signal(signal.SIGCONT)
+
     @property
     def _configuration(self) -> Path:
         return self.folder / "server.properties"

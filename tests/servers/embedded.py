@@ -1,5 +1,7 @@
 """The embedded broker with the face that the tests know a broker by."""
 
+import psutil
+
 from runtime.embedded import EmbeddedServers
 
 
@@ -27,3 +29,14 @@ class EmbeddedBroker:
     def kill(self) -> None:
         """End at once; the data since `start` is lost, other than a real broker's."""
         self.servers.kill()
+
+    def freeze(self) -> None:
+        """Let the broker do nothing, while its connections stay open and take in what is sent."""
+        self._program().suspend()
+
+    def thaw(self) -> None:
+        """End `freeze`."""
+        self._program().resume()
+
+    def _program(self) -> psutil.Process:
+        return next(child for child in psutil.Process().children() if str(self.servers.data_dir) in child.cmdline())

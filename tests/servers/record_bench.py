@@ -1,0 +1,69 @@
+HEAD
+
+MAPPING = {
+    "dynamic": "strict",
+    "properties": {
+        "number": {"type": "integer"},
+        "name": {"type": "keyword"},
+        "response": {"properties": {"label": {"type": "keyword"}}},
+        "outlier": {"properties": {"score": {"type": "double"}}},
+    },
+}
+FAST = {"first_wait": 0.01, "max_wait": 0.05}
+
+
+class Bench:
+    """A sink with the client it writes by, and what came out of it."""
+
+    def __init__(self, client: AsyncElasticsearch, index: str, **options: Any) -> None:
+        self.client = client
+        self.index = index
+        self.rejected: list[tuple[str, str]] = []
+        self.registry = CollectorRegistry()
+        self.sink = RecordSink(client, CommonMetrics(self.registry, "test"), self._on_rejected, **(FAST | options))
+
+    async def _on_rejected(self, record: Record, reason: str) -> None:
+        self.rejected.append((record.id, reason))
+
+    def record(self, id: str, document: dict[str, Any] | bytes, mode: Any = "update") -> Record:
+        return Record(self.index, id, document, "inferences", mode)
+
+    def numbers(self, count: int) -> list[Record]:
+        return [self.record(str(number), {"number": number}) for number in range(count)]
+
+    def count(self, outcome: str) -> float:
+        labels = {"index": "inferences", "outcome": outcome}
+        return self.registry.get_sample_value("modelwatch_records_total", labels) or 0.0
+
+    async def stored(self) -> dict[str, Any]:
+        await self.client.indices.refresh(index=self.index)
+        found = await self.client.search(index=self.index, size=10_000)
+        return {hit["_id"]: hit["_source"] for hit in found["hits"]["hits"]}
+
+
+@asynccontextmanager
+async def bench(url: str, index: str, **options: Any) -> AsyncIterator[Bench]:
+    """A sink to an index of that name with `MAPPING`."""
+    client = client_from_settings(Settings(elasticsearch_url=url))
+    try:
+        await client.indices.create(index=index, mappings=MAPPING)
+        yield Bench(client, index, **options)
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def flaky_bench(target: str, index: str, **options: Any) -> AsyncIterator[tuple[FlakyStore, Bench]]:
+    async with FlakyStore(target) as store, bench(store.url, index, **options) as made:
+        yield store, made
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(test, 60)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, left
+
+    asyncio.run(bounded())
+
+

@@ -1,0 +1,101 @@
+"""JPEG: size and kind are known before decoding, and a file that was cut off is never half a picture."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from schemas.payloads import encode_jpeg
+from schemas.payloads.jpeg import MAX_SCANS, MAX_SEGMENTS
+from schemas.refusal import Reason
+from tests.payloads import JPEG, decode, images, refusal_of, spec_of
+
+IMAGE = images(np.random.default_rng(5))
+GOOD = encode_jpeg(IMAGE)
+FRAME = GOOD.index(b"\xff\xc0")
+SCAN = GOOD.index(b"\xff\xda")
+
+
+def saved(mode: str = "RGB", **options: object) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(IMAGE).convert(mode).save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray:
+    with Image.open(BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def changed(at: int, *values: int) -> bytes:
+    return GOOD[:at] + bytes(values) + GOOD[at + len(values) :]
+
+
+def test_every_truncation_is_seen() -> None:
+    for length in range(1, len(GOOD)):
+        assert refusal_of(GOOD[:length], JPEG).reason is Reason.UNREADABLE_IMAGE
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 2}, {"optimize": True}, {"keep_rgb": True}]
+)
+def test_every_kind_that_cameras_and_tools_write_is_read(options: dict[str, object]) -> None:
+    data = saved(**options)
+    assert np.array_equal(decode(data, JPEG).images[0], pixels(data))
+
+
+def test_grey_files_become_rgb_and_colour_files_grey_as_the_model_needs() -> None:
+    grey = saved("L")
+    assert np.array_equal(decode(grey, JPEG).images[0], pixels(grey))
+    assert decode(GOOD, JPEG, spec=spec_of(32, 32, 1)).images.shape == (1, 32, 32, 1)
+
+
+def test_segments_beside_the_pixels_change_nothing() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turned by a quarter, which is not applied
+    data = saved(exif=exif, comment="x" * 500, icc_profile=b"nonsense" * 20_000)
+    assert np.array_equal(decode(data, JPEG).images[0], pixels(saved()))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\xff\xd8", "end"),
+        (b"\xff\xd8\xff\xd9", "before the first scan"),
+        (GOOD[1:], "starts with"),
+        (GOOD + b"\0", "FFD9"),
+        (changed(2, 0), "no segment"),
+        (changed(4, 255, 255), "claims"),
+        (changed(4, 0, 1), "claims"),
+        (changed(FRAME + 1, 0xC3), "lossless"),
+        (changed(FRAME + 1, 0xC9), "arithmetic"),
+        (GOOD[:FRAME] + GOOD[FRAME : FRAME + 19] * 2 + GOOD[FRAME + 19 :], "two frame headers"),
+        (GOOD[:FRAME] + GOOD[FRAME + 19 :], "no frame header"),
+        (GOOD[:FRAME] + b"\xff\xc0\x00\x02" + GOOD[FRAME + 19 :], "short"),
+        (GOOD[:2] + b"\xff" * (MAX_SEGMENTS + 1) + GOOD[2:], "segments"),
+        (GOOD[:-2] + GOOD[SCAN:-2] * (MAX_SCANS + 1) + GOOD[-2:], "scans"),
+        (GOOD[:20] + GOOD[SCAN:], "no frame header"),
+        (GOOD[:SCAN] + b"\xff\xda\x00\x02\xff\xd9", "cannot be decoded"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_the_reason(data: bytes, said: str) -> None:
+    refusal = refusal_of(data, JPEG)
+    assert refusal.reason is Reason.UNREADABLE_IMAGE
+    assert said in refusal.detail
+
+
+def test_fill_bytes_before_a_marker_are_allowed() -> None:
+    data = GOOD[:2] + b"\xff\xff" + GOOD[2:]
+    assert np.array_equal(decode(data, JPEG).images[0], pixels(GOOD))
+
+
+def test_size_and_depth_are_judged_from_the_header_alone() -> None:
+    assert refusal_of(changed(FRAME + 5, 0xFF, 0xFF, 0xFF, 0xFF), JPEG).reason is Reason.TOO_MANY_PIXELS
+    assert refusal_of(changed(FRAME + 5, 0, 31), JPEG).reason is Reason.WRONG_SHAPE
+    assert refusal_of(changed(FRAME + 4, 12), JPEG).reason is Reason.WRONG_DTYPE
+
+
+def test_colours_for_print_are_refused_and_never_guessed() -> None:
+    refusal = refusal_of(saved("CMYK"), JPEG)
+    assert (refusal.reason, "CMYK" in refusal.detail) == (Reason.WRONG_SHAPE, True)
