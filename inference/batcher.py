@@ -33,9 +33,9 @@ class Answer:
     compute_seconds: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
-    """Images of one caller for one model.
+    """Images of one caller for one model. Two jobs are never equal: a line finds one by identity.
 
     Attributes:
         images: (n, *shape); n at most the model's largest batch.
@@ -99,7 +99,8 @@ class Batcher:
             self._changed.notify()
         self._thread.join()
         for job in (*self._interactive, *self._bulk):
-            job.future.cancel()
+            if job.future.cancel():
+                job.future.set_running_or_notify_cancel()  # wakes who waits for several futures at once
 
     def submit(self, job: Job) -> "Future[Answer]":
         """Put a job in its line.
@@ -148,25 +149,31 @@ class Batcher:
     def _compute(self, jobs: list[Job]) -> None:
         if not jobs:
             return
-        started_at = time.time()
-        live = [_live_rows(job, started_at) for job in jobs]
-        parts = [job.images if rows is None else job.images[rows] for job, rows in zip(jobs, live, strict=True)]
-        count = sum(len(part) for part in parts)
         try:
-            began = time.perf_counter()
-            probabilities = self._predictors[jobs[0].model].predict(parts) if count else None
-            seconds = time.perf_counter() - began
+            answers = self._answers(jobs)
         except Exception as error:  # any failure of the framework belongs to the callers of this batch
             for job in jobs:
                 job.future.set_exception(error)
             return
+        for job, answer in zip(jobs, answers, strict=True):
+            job.future.set_result(answer)
+
+    def _answers(self, jobs: list[Job]) -> list[Answer]:
+        started_at = time.time()
+        live = [_live_rows(job, started_at) for job in jobs]
+        parts = [job.images if rows is None else job.images[rows] for job, rows in zip(jobs, live, strict=True)]
+        count = sum(len(part) for part in parts)
+        began = time.perf_counter()
+        probabilities = self._predictors[jobs[0].model].predict(parts) if count else None
+        seconds = time.perf_counter() - began
         if count:
             self._observe(jobs[0].model, count, seconds)
-        start = 0
+        answers, start = [], 0
         for job, rows, part in zip(jobs, live, parts, strict=True):
             own = None if probabilities is None else probabilities[start : start + len(part)]
             start += len(part)
-            job.future.set_result(_answer(job, rows, own, count, started_at, seconds))
+            answers.append(_answer(job, rows, own, count, started_at, seconds))
+        return answers
 
 
 def _live_rows(job: Job, now: float) -> NDArray[np.bool_] | None:

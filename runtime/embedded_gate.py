@@ -25,7 +25,7 @@ RESPONSE_HEADER = struct.Struct(">ii")
 HIGH_WATER = 8 << 20
 
 
-class _Frames:
+class Frames:
     """Follows the frames in a byte stream: says where each begins and how long it is."""
 
     def __init__(self, header: struct.Struct) -> None:
@@ -89,7 +89,7 @@ class _ClientSide(_Side):
 
     def __init__(self, gate: "_Connection") -> None:
         super().__init__(gate)
-        self._frames = _Frames(REQUEST_HEADER)
+        self._frames = Frames(REQUEST_HEADER)
         self._early: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -118,7 +118,7 @@ class _BrokerSide(_Side):
 
     def __init__(self, gate: "_Connection") -> None:
         super().__init__(gate)
-        self._frames = _Frames(RESPONSE_HEADER)
+        self._frames = Frames(RESPONSE_HEADER)
         self._held: deque[bytes] = deque()
 
     def data_received(self, data: bytes) -> None:

@@ -1,6 +1,7 @@
 """Kafka clients: one place for security, delivery guarantees and the partitioner."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -136,7 +137,7 @@ def create_topics(settings: Settings, timeout: float = 10.0) -> list[str]:
     """Create the topics of `schemas.topics` that do not exist, and return their names.
 
     Raises:
-        TransientError: no broker answered within `timeout` seconds, or it refused for the moment.
+        TransientError: no broker answered, or showed the topics, within `timeout` seconds, or it refused for the moment.
         ConfigurationError: the brokers refuse our settings, or a joined topic exists with another partition count.
     """
     found = cluster_topics(settings, timeout)
@@ -147,14 +148,27 @@ def create_topics(settings: Settings, timeout: float = 10.0) -> list[str]:
         if topic.name not in found
     ]
     created = _create(AdminClient(client_config(settings)), missing) if missing else []
-    found |= dict.fromkeys(created, settings.kafka_partitions)
-    joined = {topic.name: found[topic.name] for topic, _ in wanted if topic.joined and topic.name in found}
+    found = _topics_when_known(settings, {topic.name for topic, _ in wanted}, timeout)
+    joined = {topic.name: found[topic.name] for topic, _ in wanted if topic.joined}
     if len(set(joined.values())) > 1:
         raise ConfigurationError(
             f"these topics are joined by key and must have the same number of partitions: {joined}; "
             "create the smaller ones anew or add partitions to them"
         )
     return created
+
+
+def _topics_when_known(settings: Settings, names: set[str], timeout: float) -> dict[str, int]:
+    """The cluster's topics, as soon as `names` are among them: brokers learn of a new topic after its creation."""
+    deadline = time.monotonic() + timeout
+    while unknown := names - (found := cluster_topics(settings, timeout)).keys():
+        if time.monotonic() > deadline:
+            raise TransientError(
+                f"the brokers do not show these topics {timeout:g} s after they were created: {sorted(unknown)}; "
+                "try again, and check that this user may describe them"
+            )
+        time.sleep(0.05)
+    return found
 
 
 def cluster_topics(settings: Settings, timeout: float = 10.0) -> dict[str, int]:

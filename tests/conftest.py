@@ -93,7 +93,6 @@ def kafka_settings(broker: Broker, unique: str) -> Settings:
     """Settings of one process at the broker, its instance named for this test alone."""
     return Settings(
         kafka_bootstrap_servers=broker.bootstrap,
-        kafka_idle_pause_ms=50 if broker.name == "embedded" else 0,
         instance=f"test-{unique}",
     )
 

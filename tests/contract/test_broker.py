@@ -1,16 +1,10 @@
 """What this project needs of a broker, checked against each one."""
 
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from runtime import kafka
@@ -20,8 +14,8 @@ from runtime.settings import Settings
 from schemas.topics import DEAD_LETTERS, MIB, PAIRS, REQUESTS, TOPICS, topic_configs
 from tests.conftest import Broker, TopicFactory
 from tests.servers.apache_kafka import ApacheKafka
+from tests.servers.messages import DEADLINE, read, send
 
-DEADLINE = 30.0
 KEYS = [f"request-{number}".encode() for number in range(200)] + [b"a", "Größe".encode(), b"\xff\x00\x80", b"x" * 257]
 
 

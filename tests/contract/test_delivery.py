@@ -194,5 +194,3 @@ def test_a_static_member_that_restarts_keeps_its_partitions_and_disturbs_no_one(
     poll_until(members, lambda: time.monotonic() > quiet_until)
     assert again.owned() == before
     assert two.events == events
-
-

@@ -1,10 +1,24 @@
-HEAD
+"""What the sink does when the record store is busy, away or refusing; the store is real, the faults are a proxy's."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from runtime.elasticsearch_sink import Record, RecordSink
+from runtime.embedded import EmbeddedServers
+from runtime.errors import ConfigurationError
+from runtime.metrics import CommonMetrics
+from tests.servers.flaky_store import DROP
+from tests.servers.record_bench import bench, flaky_bench, run
 
 BUSY_DOCUMENT = (429, "es_rejected_execution_exception")
 BUSY = (429, {"error": {"type": "es_rejected_execution_exception"}, "status": 429})
 AWAY = (503, {"error": {"type": "unavailable_shards_exception"}, "status": 503})
-
-
 
 
 def deliveries() -> list[asyncio.Task[Any]]:
@@ -191,5 +205,3 @@ def test_a_store_that_will_not_deal_with_us_is_a_wrong_setting_and_no_fault_of_t
             assert made.rejected == []
 
     run(test())
-
-

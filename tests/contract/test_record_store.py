@@ -1,22 +1,16 @@
 """What the agents need of the record store and of the sink before it, checked over HTTP against a real one."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from elasticsearch import AsyncElasticsearch
-from prometheus_client import CollectorRegistry
 
-from runtime.elasticsearch_sink import Record, RecordSink, client_from_settings
+from runtime.elasticsearch_sink import client_from_settings
 from runtime.embedded import EmbeddedServers
 from runtime.errors import ConfigurationError
-from runtime.metrics import CommonMetrics
 from runtime.settings import Settings
-from tests.servers.flaky_store import DROP, FlakyStore
+from tests.servers.record_bench import bench, run
+
 
 def test_writing_twice_has_the_effect_of_writing_once(embedded: EmbeddedServers, unique: str) -> None:
     async def test() -> None:

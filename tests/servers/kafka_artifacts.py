@@ -59,7 +59,10 @@ def _resolve(into: Path) -> None:
     goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={into / 'libs'}"]
     try:
         done = subprocess.run(
-            ["mvn", "-q", "-B", "-f", str(pom), *goal], capture_output=True, text=True, timeout=RESOLVE_SECONDS
+            ["mvn", "-q", "-B", "-Dstyle.color=never", "-f", str(pom), *goal],
+            capture_output=True,
+            text=True,
+            timeout=RESOLVE_SECONDS,
         )
     except subprocess.TimeoutExpired:
         raise MissingServerError(f"mvn did not fetch Apache Kafka's jars within {RESOLVE_SECONDS} s") from None

@@ -49,5 +49,3 @@ def committed(settings: Settings, group: str, topic: str, partitions: int = 1) -
     offsets = reader.committed([TopicPartition(topic, number) for number in range(partitions)], timeout=DEADLINE)
     reader.close()
     return sum(max(0, one.offset) for one in offsets)
-
-

@@ -1,4 +1,17 @@
-HEAD
+"""A sink before a real record store, with what came out of it, for tests."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from elasticsearch import AsyncElasticsearch
+from prometheus_client import CollectorRegistry
+
+from runtime.elasticsearch_sink import Record, RecordSink, client_from_settings
+from runtime.metrics import CommonMetrics
+from runtime.settings import Settings
+from tests.servers.flaky_store import FlakyStore
 
 MAPPING = {
     "dynamic": "strict",
@@ -54,16 +67,17 @@ async def bench(url: str, index: str, **options: Any) -> AsyncIterator[Bench]:
 
 @asynccontextmanager
 async def flaky_bench(target: str, index: str, **options: Any) -> AsyncIterator[tuple[FlakyStore, Bench]]:
+    """The same, with a proxy between that fails on demand."""
     async with FlakyStore(target) as store, bench(store.url, index, **options) as made:
         yield store, made
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
+    """Run a test to its end, within a minute and leaving no task behind."""
+
     async def bounded() -> None:
         await asyncio.wait_for(test, 60)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, left
 
     asyncio.run(bounded())
-
-

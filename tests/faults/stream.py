@@ -1,0 +1,143 @@
+"""A steady stream of requests from real test images, and the account of what became of each."""
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import orjson
+
+from runtime import kafka
+from runtime.settings import Settings
+from schemas.payloads.encode import encode_png
+from schemas.topics import DEAD_LETTERS, PAIRS, REQUESTS
+from tests.servers.messages import committed, read
+from training.datasets import load_split
+
+PARTITIONS = 4
+IMAGES = 1_000
+"""Different test images in a stream; they come round again under other ids."""
+TICK_SECONDS = 0.02
+HEADERS = [("content-type", b"image/png")]
+
+
+def wait_until(condition: Callable[[], bool], timeout: float, what: str) -> None:
+    """Poll until `condition()` holds; `AssertionError` naming `what` if it does not in time."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
+        time.sleep(0.05)
+
+
+class RequestStream:
+    """Sends requests at a steady pace from a thread of its own until told to finish. Use it in a `with` block.
+
+    Attributes:
+        truths: class index of each request sent so far, by id.
+    """
+
+    def __init__(self, settings: Settings, prefix: str, rate: float) -> None:
+        images, labels = load_split("test", progress=False)
+        self._values = [encode_png(image) for image in images[:IMAGES]]
+        self._labels = labels[:IMAGES].tolist()
+        self._prefix = prefix
+        self._rate = rate
+        self._producer = kafka.producer(settings)
+        self._guard = kafka.DeliveryGuard()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.truths: dict[str, int] = {}
+
+    def __enter__(self) -> "RequestStream":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def finish(self, at_least: int) -> None:
+        """End the steady stream, send at once what is missing to `at_least` requests, and see all acknowledged."""
+        self.__exit__()
+        self._send(at_least - len(self.truths))
+        assert self._producer.flush(60) == 0
+        self._guard.check()
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        for tick in itertools.count(1):
+            self._send(int((time.monotonic() - began) * self._rate) - len(self.truths))
+            self._producer.poll(0)
+            if self._stopping.wait(max(0.0, began + tick * TICK_SECONDS - time.monotonic())):
+                return
+
+    def _send(self, count: int) -> None:
+        for index in range(len(self.truths), len(self.truths) + count):
+            key, row = f"{self._prefix}-{index:06d}", index % IMAGES
+            self.truths[key] = self._labels[row]
+            kafka.produce(
+                self._producer,
+                REQUESTS.name,
+                self._guard.on_delivery,
+                key=key,
+                value=self._values[row],
+                headers=HEADERS,
+            )
+
+
+@dataclass(frozen=True)
+class Account:
+    """What the log holds after a stream, as subscribers see it.
+
+    Attributes:
+        missing: ids without a pair.
+        repeated: ids with more than one, and how many.
+        strangers: ids of pairs that nobody asked for.
+        right: share of the answers that name the true class.
+        aborted: records of pairs that were written and taken back.
+        dead_letters: how many.
+    """
+
+    missing: list[str]
+    repeated: dict[str, int]
+    strangers: list[str]
+    right: float
+    aborted: int
+    dead_letters: int
+
+
+def wait_for_answers(settings: Settings, group: str, sent: int, timeout: float) -> None:
+    """Wait until the group has committed every one of `sent` requests."""
+
+    def answered() -> bool:
+        return committed(settings, group, REQUESTS.name, PARTITIONS) >= sent
+
+    wait_until(answered, timeout, f"{sent} requests answered")
+
+
+def account(settings: Settings, truths: dict[str, int]) -> Account:
+    """Compare the pairs with the requests. Call it when no worker runs, so that no transaction is under way."""
+    pairs = read(settings, PAIRS.name)
+    answers = [orjson.loads(pair.value()) for pair in pairs]
+    seen = Counter(answer["request"]["request_id"] for answer in answers)
+    right = sum(answer["response"]["predicted"] == truths.get(answer["request"]["request_id"]) for answer in answers)
+    written = read(settings, PAIRS.name, **{"isolation.level": "read_uncommitted"})
+    return Account(
+        missing=sorted(truths.keys() - seen.keys()),
+        repeated={key: count for key, count in seen.items() if count > 1},
+        strangers=sorted(seen.keys() - truths.keys()),
+        right=right / max(1, len(answers)),
+        aborted=len(written) - len(pairs),
+        dead_letters=len(read(settings, DEAD_LETTERS.name)),
+    )
+
+
+def assert_exactly_once(found: Account) -> None:
+    """Nothing lost, nothing doubled, nothing refused, and each answer is that of its own request."""
+    assert found.missing == []
+    assert found.repeated == {}
+    assert found.strangers == []
+    assert found.dead_letters == 0
+    assert found.right > 0.85, "answers do not belong to their requests"
