@@ -64,7 +64,9 @@ def produce(
     count: Annotated[int | None, typer.Option(min=1, help="Images to send; default all of the source.")] = None,
     start: Annotated[int, typer.Option(min=0, help="First image of the source.")] = 0,
     rate: Annotated[float | None, typer.Option(min=0.01, help="Images a second; default as fast as possible.")] = None,
-    payload: Annotated[str, typer.Option("--format", help="png, jpeg, npy, json, v2 or v1.")] = "png",
+    payload: Annotated[
+        str | None, typer.Option("--format", help="png, jpeg, npy, json, v2 or v1; default png, npy under a mask.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Model to ask; default the workers' default model.")] = None,
     corruption: Annotated[str | None, typer.Option(help="Corrupt each image, e.g. gaussian_noise.")] = None,
     severity: Annotated[int, typer.Option(min=1, max=5, help="Severity of the corruption.")] = 5,
@@ -132,10 +134,10 @@ def main() -> None:
     try:
         app()
     except ConfigurationError as error:
-        Console(stderr=True).print(f"modelwatch: {error}", style="red", markup=False, highlight=False)
+        Console(stderr=True).print(f"modelwatch: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(CONFIGURATION_EXIT)
     except ModelwatchError as error:
-        Console(stderr=True).print(f"modelwatch: {error}", style="red", markup=False, highlight=False)
+        Console(stderr=True).print(f"modelwatch: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -71,6 +71,7 @@ def run_produce(options: ProduceOptions) -> None:
         f"Request ids begin with {sent.prefix}-",
         highlight=False,
         markup=False,
+        soft_wrap=True,
     )
 
 

@@ -1,5 +1,6 @@
 """Runs the pipeline's processes side by side: forwards their logs, restarts what crashes, stops all of it in order."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -64,19 +65,17 @@ class SupervisedProcess:
     def request_stop(self) -> None:
         """Send SIGTERM; do not restart."""
         self._stopping.set()
-        self._signal(signal.SIGTERM)
+        if self._process is not None:
+            self._process.terminate()
 
     def join(self, timeout: float) -> None:
-        """Wait for its end; kill it after `timeout` seconds."""
+        """Wait for its end; after `timeout` seconds kill it and all that it started, which may hold its output open."""
         self._thread.join(timeout)
         if self._thread.is_alive():
-            self._signal(signal.SIGKILL)
+            if self._process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
             self._thread.join()
-
-    def _signal(self, number: int) -> None:
-        pid = self.pid
-        if pid is not None:
-            os.kill(pid, number)
 
     def _run(self) -> None:
         crashes = 0

@@ -257,9 +257,7 @@ def _latency(load: Load, stack: Stack, rate: float) -> dict[str, float]:
     stopping.set()
     reader.join()
     if len(latencies) < count:
-        raise FatalError(
-            f"only {len(latencies)} of {count} requests were answered within 30 s; see build/bench/logs"
-        )
+        raise FatalError(f"only {len(latencies)} of {count} requests were answered within 30 s; see build/bench/logs")
     p50, p95, p99 = np.percentile(np.array(latencies) * 1000, [50, 95, 99])
     return {"rate": round(rate, 1), "p50": round(p50, 1), "p95": round(p95, 1), "p99": round(p99, 1)}
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -101,7 +102,7 @@ def test_a_crashing_child_is_started_again_later_each_time_with_the_same_environ
     wait_for(lambda: lines.has("settled"))
     times, pids, instances, outside = zip(*(line.split() for line in starts.read_text().splitlines()), strict=True)
     assert (set(instances), set(outside), len(set(pids))) == ({"worker-0"}, {"kept"}, 3)
-    pauses = [float(later) - float(earlier) for earlier, later in zip(times, times[1:], strict=False)]
+    pauses = [float(later) - float(earlier) for earlier, later in pairwise(times)]
     assert 0.5 <= pauses[0] < pauses[1]
     assert pauses[1] >= 1.0
     assert [line for _, line in lines] == [

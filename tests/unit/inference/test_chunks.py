@@ -83,7 +83,9 @@ def test_a_chunk_remembers_when_and_under_which_assignment_it_was_read() -> None
 
 
 def test_the_offsets_are_those_after_the_last_message_of_each_partition_refused_or_not() -> None:
-    chunk = build([message(7, on=0), message(3, on=1), Message(b"", [], 8, 0), Message(None, [], 4, 1), message(5, on=2)])
+    chunk = build(
+        [message(7, on=0), message(3, on=1), Message(b"", [], 8, 0), Message(None, [], 4, 1), message(5, on=2)]
+    )
     assert chunk.offsets == {
         ("inference.requests", 0): 9,
         ("inference.requests", 1): 5,
