@@ -16,9 +16,7 @@ def run_up(ports: Ports, workers: int, data: Path) -> None:
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    console.print(
-        "Starting; the first start of a model takes about 15 seconds. Ctrl-C stops everything.", soft_wrap=True
-    )
+    console.print("Starting, which takes about 15 seconds. Ctrl-C stops everything.", soft_wrap=True)
     with running_stack(ports, data, workers, LogPrinter(console), stopping) as stack:
         if not stopping.is_set():
             _print_urls(console, stack)

@@ -137,7 +137,7 @@ def create_topics(settings: Settings, timeout: float = 10.0) -> list[str]:
     """Create the topics of `schemas.topics` that do not exist, and return their names.
 
     Raises:
-        TransientError: no broker answered, or showed the topics, within `timeout` seconds, or it refused for the moment.
+        TransientError: no broker answered or showed the new topics within `timeout` seconds, or it refused just now.
         ConfigurationError: the brokers refuse our settings, or a joined topic exists with another partition count.
     """
     found = cluster_topics(settings, timeout)

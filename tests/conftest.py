@@ -1,6 +1,7 @@
 """Fixtures of every test: real brokers and a real store, each started when first asked for, once a session."""
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from runtime.embedded import EmbeddedServers
 from runtime.errors import ConfigurationError
-from runtime.kafka import client_config
+from runtime.kafka import client_config, cluster_topics
 from runtime.settings import Settings
 from tests.servers.apache_kafka import ApacheKafka
 from tests.servers.embedded import EmbeddedBroker
@@ -105,6 +106,11 @@ def topic(kafka_settings: Settings) -> TopicFactory:
     def create(partitions: int = 4, **config: Any) -> str:
         name = f"test.{uuid.uuid4().hex[:12]}"
         admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(30)
+        # A broker learns of a new topic a moment after its creation.
+        deadline = time.monotonic() + 10
+        while name not in cluster_topics(kafka_settings):
+            assert time.monotonic() < deadline, f"{name} does not show"
+            time.sleep(0.02)
         return name
 
     return create
