@@ -62,8 +62,14 @@ def running_stack(
     write: Callable[[str, str], None],
     stopping: threading.Event | None = None,
     environment: dict[str, str] | None = None,
+    keep_data: bool = False,
 ) -> Iterator[Stack]:
     """Start servers, topics and services; yield when all are ready; stop all in the right order at the end.
+
+    Args:
+        write: takes the lines of each service's log.
+        environment: further variables for the services.
+        keep_data: let the embedded servers save their data at the end, which takes seconds for each 100 MB.
 
     Raises:
         ConfigurationError: a port is taken, or the embedded servers are not installed.
@@ -85,7 +91,7 @@ def running_stack(
             supervisor.stop()
     finally:
         if embedded is not None:
-            embedded.stop()
+            embedded.stop() if keep_data else embedded.kill()
 
 
 def _embedded_servers(ports: Ports, data: Path) -> EmbeddedServers | None:

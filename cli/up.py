@@ -17,7 +17,7 @@ def run_up(ports: Ports, workers: int, data: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     console.print("Starting, which takes about 15 seconds. Ctrl-C stops everything.", soft_wrap=True)
-    with running_stack(ports, data, workers, LogPrinter(console), stopping) as stack:
+    with running_stack(ports, data, workers, LogPrinter(console), stopping, keep_data=True) as stack:
         if not stopping.is_set():
             _print_urls(console, stack)
         while not stopping.wait(0.5):

@@ -18,11 +18,11 @@ pytestmark = pytest.mark.real_kafka
 SEED = int(os.environ.get("FAULTS_SEED", "1"))
 REQUESTS = 5_000
 RATE = 80.0
-KILLS = 6
+KILLS = 5
 ANSWER_SECONDS = 90.0
 DYNAMIC = {"MODELWATCH_STATIC_MEMBERSHIP": "false", "MODELWATCH_SESSION_TIMEOUT_MS": "6000"}
-ONE_THREAD = {"MODELWATCH_COMPUTE_THREADS": "1"}
-"""Workers that share few cores: more threads only get in each other's way."""
+SHARING = {"MODELWATCH_COMPUTE_THREADS": "1", "MODELWATCH_TRANSACTION_SECONDS": "0.25"}
+"""Workers that share few cores; and transactions that stay open for long, so that faults come in their midst."""
 
 
 def commits(worker: WorkerProcess) -> float:
@@ -53,13 +53,14 @@ def test_each_request_has_one_pair_whenever_workers_are_killed(
 ) -> None:
     rng = random.Random(SEED)
     began = time.monotonic()
-    workers = [new_worker(f"worker-{number}", **ONE_THREAD, **membership).start() for number in range(2)]
+    workers = [new_worker(f"worker-{number}", **SHARING, **membership).start() for number in range(2)]
     with RequestStream(own_settings, unique, RATE) as stream:
         for worker in workers:
             wait_working(worker)
         for _ in range(KILLS):
             victim = rng.choice(workers)
             wait_working(victim)
+            print(f"{time.monotonic()-began:.1f} {victim.name}", flush=True)
             time.sleep(rng.uniform(0.0, 1.0))
             victim.kill()
             victim.start()

@@ -58,6 +58,19 @@ def test_segments_beside_the_pixels_change_nothing() -> None:
     assert np.array_equal(decode(data, JPEG).images[0], pixels(saved()))
 
 
+def test_damage_beside_the_pixels_does_not_matter() -> None:
+    profile = b"\xff\xe2\x00\x0eICC_PROFILE\0"
+    assert np.array_equal(decode(GOOD[:SCAN] + profile + GOOD[SCAN:], JPEG).images[0], pixels(GOOD))
+
+
+def test_adobe_s_statement_that_the_components_are_rgb_is_obeyed() -> None:
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+    jfif_end = 2 + 2 + int.from_bytes(GOOD[4:6], "big")
+    data = GOOD[:2] + adobe + GOOD[jfif_end:]
+    assert np.array_equal(decode(data, JPEG).images[0], pixels(data))
+    assert not np.array_equal(pixels(data), pixels(GOOD))
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [

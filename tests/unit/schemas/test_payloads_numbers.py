@@ -2,6 +2,7 @@
 
 import json
 import random
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -98,6 +99,28 @@ def test_text_that_is_not_one_array_is_refused(text: bytes) -> None:
 @pytest.mark.parametrize("values", [[[1, 2], [3]], [[1], 2], [1, [2]], [[[1]], [2]], [[[[[1]]]]], [[1], [[2]]]])
 def test_ragged_or_too_deep_lists_have_no_shape(values: list[object]) -> None:
     assert result(lambda: read_numbers(values, ITEM)) == ("refused", Reason.WRONG_SHAPE)
+
+
+def test_ragged_text_with_as_many_brackets_and_commas_as_the_expected_shape_is_refused() -> None:
+    ragged = b"[[[1,2],[3]],[[4]],[[5],[6]]]"
+    for text in (ragged, b"[%s]" % ragged, b"[%s,[[[1],[2],[3]],[[4],[5],[6]]]]" % ragged):
+        assert result(lambda text=text: read_numbers(NumberText(text), ITEM)) == ("refused", Reason.WRONG_SHAPE)
+
+
+@pytest.mark.parametrize("shape", [(64, *SHAPE), SHAPE, (64 * 3072,)])
+def test_numbers_in_the_expected_shape_never_become_python_objects(shape: tuple[int, ...]) -> None:
+    text = orjson.dumps(np.full(shape, 0.5).tolist())
+    tracemalloc.start()
+    try:
+        read_numbers(NumberText(text), SHAPE)
+        fast = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        values = orjson.loads(text)
+        slow = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.shape(values) == shape
+    assert fast < slow / 2
 
 
 @pytest.mark.parametrize("values", [[True], [None], ["1"], [1, {}], "text", {"a": 1}, None, 7, [[1], [None]]])
