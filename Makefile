@@ -47,8 +47,8 @@ bench: $(STAMP) ## Measure the worker; figures go to bench/worker.json
 	$(BIN)/modelwatch bench worker --json > bench/worker.json
 
 lock: $(STAMP) ## Resolve requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
-		--extra local --extra dev pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --universal \
+		--python-version 3.10 --extra local --extra dev pyproject.toml --output-file requirements.lock
 
 clean: ## Remove .venv and build/
 	rm -rf $(VENV) build

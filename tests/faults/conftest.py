@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from runtime import kafka
-from runtime.settings import Settings
+from runtime.model_folder import load_model_folders
+from runtime.settings import PROJECT_MODELS, Settings
 from tests.faults.stream import PARTITIONS
 from tests.integration.workers import WorkerProcess
 from tests.servers.apache_kafka import ApacheKafka
 
+DEFAULT_MODEL = "cifar10-resnet32"
 WorkerFactory = Callable[..., WorkerProcess]
 
 
@@ -30,6 +33,17 @@ def own_kafka(apache_libraries: Path, tmp_path: Path) -> Iterator[ApacheKafka]:
 def own_settings(own_kafka: ApacheKafka) -> Settings:
     """Settings of the test's own clients."""
     return Settings(kafka_bootstrap_servers=own_kafka.bootstrap, instance="test")
+
+
+@pytest.fixture
+def null_models(tmp_path: Path) -> str:
+    """A folder with the default model but without its weights: a worker of it starts in a second."""
+    spec = load_model_folders(PROJECT_MODELS)[DEFAULT_MODEL].spec
+    folder = tmp_path / "models" / DEFAULT_MODEL
+    folder.mkdir(parents=True)
+    document = spec.model_dump(mode="json") | {"weights": {"framework": "null"}}
+    (folder / "model.yaml").write_text(yaml.safe_dump(document))
+    return str(folder.parent)
 
 
 @pytest.fixture

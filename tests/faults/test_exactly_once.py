@@ -20,7 +20,9 @@ REQUESTS = 5_000
 RATE = 80.0
 KILLS = 5
 ANSWER_SECONDS = 90.0
+AWAY_SECONDS = 10.0
 DYNAMIC = {"MODELWATCH_STATIC_MEMBERSHIP": "false", "MODELWATCH_SESSION_TIMEOUT_MS": "6000"}
+MEMBERSHIPS = [pytest.param({}, id="static"), pytest.param(DYNAMIC, id="dynamic")]
 SHARING = {"MODELWATCH_COMPUTE_THREADS": "1", "MODELWATCH_TRANSACTION_SECONDS": "0.25"}
 """Workers that share few cores; and transactions that stay open for long, so that faults come in their midst."""
 
@@ -43,7 +45,7 @@ def stop_all(workers: list[WorkerProcess]) -> None:
     assert [worker.wait(15) for worker in workers] == [0] * len(workers)
 
 
-@pytest.mark.parametrize("membership", [pytest.param({}, id="static"), pytest.param(DYNAMIC, id="dynamic")])
+@pytest.mark.parametrize("membership", MEMBERSHIPS)
 @pytest.mark.timeout(600)
 def test_each_request_has_one_pair_whenever_workers_are_killed(
     membership: dict[str, str],
@@ -60,7 +62,6 @@ def test_each_request_has_one_pair_whenever_workers_are_killed(
         for _ in range(KILLS):
             victim = rng.choice(workers)
             wait_working(victim)
-            print(f"{time.monotonic()-began:.1f} {victim.name}", flush=True)
             time.sleep(rng.uniform(0.0, 1.0))
             victim.kill()
             victim.start()
@@ -73,4 +74,88 @@ def test_each_request_has_one_pair_whenever_workers_are_killed(
     found = account(own_settings, stream.truths)
     print(f"{sent} requests, {KILLS} kills, seed {SEED}, {time.monotonic() - began:.0f} s: {found}")
     assert_exactly_once(found)
+    assert found.right > 0.85, "answers do not belong to their requests"
     assert found.aborted > 0, "no kill hit a transaction under way, so this run has shown nothing"
+
+
+@pytest.mark.parametrize("membership", MEMBERSHIPS)
+def test_of_two_workers_with_one_name_the_older_ends(
+    membership: dict[str, str],
+    own_settings: Settings,
+    new_worker: WorkerFactory,
+    null_models: str,
+    unique: str,
+) -> None:
+    settings = {"MODELWATCH_MODELS": null_models, **SHARING, **membership}
+    older = new_worker("twin", log="older", **settings).start()
+    with RequestStream(own_settings, unique, RATE) as stream:
+        wait_working(older)
+        newer = new_worker("twin", log="newer", **settings).start()
+        status = older.wait(60)
+        wait_working(newer)
+        stream.finish(1_000)
+    wait_for_answers(own_settings, unique, len(stream.truths), ANSWER_SECONDS)
+    stop_all([newer])
+    assert_exactly_once(account(own_settings, stream.truths))
+    assert status == 1
+    errors = [line for line in older.last_words(100_000).splitlines() if '"level": "error"' in line]
+    assert len(errors) == 1, errors
+    assert "MODELWATCH_INSTANCE" in errors[0]
+    assert "Traceback" not in older.last_words(100_000)
+
+
+@pytest.mark.timeout(600)
+def test_the_work_of_a_worker_that_was_frozen_while_another_took_over_is_refused(
+    own_settings: Settings, new_worker: WorkerFactory, unique: str
+) -> None:
+    rng = random.Random(SEED)
+    workers = [new_worker(f"worker-{number}", **SHARING, **DYNAMIC).start() for number in range(2)]
+    frozen, other = workers
+    with RequestStream(own_settings, unique, RATE) as stream:
+        for worker in workers:
+            wait_working(worker)
+        time.sleep(rng.uniform(0.0, 1.0))
+        os.kill(frozen.pid, signal.SIGSTOP)
+        sent = len(stream.truths)
+        wait_for_answers(own_settings, unique, sent, ANSWER_SECONDS)
+        os.kill(frozen.pid, signal.SIGCONT)
+        wait_until(lambda: frozen.metric("modelwatch_pipeline_restarts_total") > 0, 60, "the zombie notices")
+        wait_working(frozen)
+        stream.finish(REQUESTS)
+    wait_for_answers(own_settings, unique, len(stream.truths), ANSWER_SECONDS)
+    stop_all(workers)
+    found = account(own_settings, stream.truths)
+    print(f"seed {SEED}: {found}")
+    assert_exactly_once(found)
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize("membership", MEMBERSHIPS)
+def test_workers_survive_a_broker_that_is_away_for_a_while(
+    end: str,
+    membership: dict[str, str],
+    own_kafka: ApacheKafka,
+    own_settings: Settings,
+    new_worker: WorkerFactory,
+    null_models: str,
+    unique: str,
+) -> None:
+    settings = {"MODELWATCH_MODELS": null_models, **SHARING, **membership}
+    workers = [new_worker(f"worker-{number}", **settings).start() for number in range(2)]
+    with RequestStream(own_settings, unique, RATE) as stream:
+        for worker in workers:
+            wait_working(worker)
+        before = [worker.pid for worker in workers]
+        getattr(own_kafka, end)()
+        time.sleep(AWAY_SECONDS)
+        own_kafka.start()
+        for worker in workers:
+            wait_working(worker)
+        stream.finish(1_000)
+    wait_for_answers(own_settings, unique, len(stream.truths), ANSWER_SECONDS)
+    assert [worker.pid for worker in workers] == before
+    assert all(worker.alive for worker in workers)
+    stop_all(workers)
+    found = account(own_settings, stream.truths)
+    print(f"{len(stream.truths)} requests, broker away: {found}")
+    assert_exactly_once(found)

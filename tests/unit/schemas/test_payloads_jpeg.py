@@ -60,7 +60,7 @@ def test_segments_beside_the_pixels_change_nothing() -> None:
 
 def test_damage_beside_the_pixels_does_not_matter() -> None:
     profile = b"\xff\xe2\x00\x0eICC_PROFILE\0"
-    assert np.array_equal(decode(GOOD[:SCAN] + profile + GOOD[SCAN:], JPEG).images[0], pixels(GOOD))
+    assert np.array_equal(decode(GOOD[:FRAME] + profile + GOOD[FRAME:], JPEG).images[0], pixels(GOOD))
 
 
 def test_adobe_s_statement_that_the_components_are_rgb_is_obeyed() -> None:
