@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 from aiohttp import web
-from schemas.pairs import PairWriter
-from schemas.payloads import DecodedRequest, decode_request
+from aiohttp.typedefs import Handler
 
 from inference.batcher import Answer, Batcher, Overloaded
 from inference.chunks import split_parts
@@ -26,7 +25,9 @@ from runtime.health import Health
 from runtime.logging import get_logger
 from runtime.metrics import WorkerMetrics, observe_many
 from runtime.model_folder import ModelFolder
-from schemas.headers import CE_ID, CE_TIME, CONTENT_TYPE, DEADLINE, MODEL, TRACEPARENT, rfc3339
+from schemas.headers import ATTRIBUTE_PREFIX, CE_ID, CE_TIME, CONTENT_TYPE, DEADLINE, JSON, MODEL, TRACEPARENT, rfc3339
+from schemas.pairs import PairWriter
+from schemas.payloads import DecodedRequest, decode_request
 from schemas.refusal import Reason, Refusal
 from schemas.topics import MAX_REQUEST_BYTES
 
@@ -83,7 +84,8 @@ class InferenceRoutes:
         self._pool = pool
 
     def add_to(self, app: web.Application) -> None:
-        """Add the routes."""
+        """Add the routes, and have every error answered in their form."""
+        app.middlewares.append(_json_errors)
         app.router.add_get("/v2", self.server)
         app.router.add_get("/v2/health/live", self.live)
         app.router.add_get("/v2/health/ready", self.ready)
@@ -163,15 +165,12 @@ class InferenceRoutes:
         """Decode, compute, and record the pairs before anybody sees the answer."""
         received_at = time.time()
         body = await request.read()
-        headers = _kafka_headers(request, model)
         loop = asyncio.get_running_loop()
-        decoded = await loop.run_in_executor(
-            self._pool, decode_request, body, None, headers, received_at, self._specs, model
-        )
+        decoded, recorded = await loop.run_in_executor(self._pool, self._decode, request, body, received_at, model)
         model = decoded.model
         parts = list(split_parts(model, [decoded], self._specs[model].max_batch, interactive=True))
         answers = await asyncio.gather(*(asyncio.wrap_future(self._batcher.submit(part.job)) for part in parts))
-        if _wants_record(request, body):
+        if recorded:
             answered_at = time.time()
             for part, answer in zip(parts, answers, strict=True):
                 values = encode_part(self._writers[model], part, answer, received_at, answered_at)
@@ -180,6 +179,11 @@ class InferenceRoutes:
         observe_many(self._metrics.request_latency.labels(model, "http"), [latency] * len(decoded.request_ids))
         observe_many(self._metrics.queue.labels(model), [answer.started_at - received_at for answer in answers])
         return Asked(decoded, answers)
+
+    def _decode(self, request: web.Request, body: bytes, received_at: float, model: str) -> tuple[DecodedRequest, bool]:
+        """The request, and whether its pairs are published."""
+        headers = _kafka_headers(request, model)
+        return decode_request(body, None, headers, received_at, self._specs, model), _wants_record(request, body)
 
     def _v2_body(self, asked: Asked) -> dict[str, Any]:
         ids, probabilities = asked.request.request_ids, asked.probabilities
@@ -214,23 +218,42 @@ class InferenceRoutes:
 
 def _kafka_headers(request: web.Request, model: str) -> list[tuple[str, bytes | None]]:
     """The headers that mean the same on Kafka, and the model of the path."""
-    headers: list[tuple[str, bytes | None]] = [(MODEL, model.encode())]
+    headers: list[tuple[str, bytes | None]] = [(MODEL, _sent_bytes(model))]
     for name, value in request.headers.items():
-        if name.lower() in FORWARDED or name.lower().startswith("attribute-"):
-            headers.append((name.lower(), value.encode()))
+        if name.lower() in FORWARDED or name.lower().startswith(ATTRIBUTE_PREFIX):
+            headers.append((name.lower(), _sent_bytes(value)))
     if CONTENT_TYPE not in request.headers:
-        headers.append((CONTENT_TYPE, b"application/json"))
+        headers.append((CONTENT_TYPE, JSON))
     return headers
+
+
+def _sent_bytes(text: str) -> bytes:
+    """What the caller sent: aiohttp puts surrogates for bytes that are not UTF-8."""
+    return text.encode(errors="surrogateescape")
 
 
 def _wants_record(request: web.Request, body: bytes) -> bool:
     """Whether the pairs are published: yes, unless the caller says no (explanations ask about images nobody sent)."""
     if request.headers.get(RECORD_HEADER, "").lower() == "false":
         return False
-    if request.content_type != "application/json" or b'"record"' not in body:
+    is_json = CONTENT_TYPE not in request.headers or request.content_type == "application/json"
+    if not is_json or b'"record"' not in body:
         return True
     parameters = orjson.loads(body).get("parameters")
     return not (isinstance(parameters, dict) and parameters.get("record") is False)
+
+
+@web.middleware
+async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What no route answers itself: an address or method that does not exist, and failures of ours."""
+    try:
+        return await handler(request)
+    except web.HTTPError as error:
+        allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return _error(f"{request.method} {request.path!r}: {error.reason}", error.status, allowed)
+    except Exception:
+        log.exception("request_failed", method=request.method, path=request.path)
+        return _error("the request failed inside the worker; the worker's log says why", 500)
 
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -7,6 +7,7 @@ starts at the committed offsets: the same path as after a crash, and the only on
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -90,11 +91,12 @@ class Pipeline:
             FatalError: stop the process.
         """
         try:
-            self._publisher.start()
+            if not self._publisher.start(partial(self._goes_on, stopping)):
+                return
             self._consumer.subscribe(
                 [REQUESTS.name], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
-            while not stopping.is_set():
+            while self._goes_on(stopping):
                 self._turn()
             if not self._publisher.stop(STOP_SECONDS):
                 log.warning("stopped_with_uncommitted_work", remedy="none needed: it is computed again after the start")
@@ -106,9 +108,12 @@ class Pipeline:
             self._consumer.close()
             self._raise_refused_credentials()
 
-    def _turn(self) -> None:
+    def _goes_on(self, stopping: threading.Event) -> bool:
         self._beat()
         self._raise_refused_credentials()
+        return not stopping.is_set()
+
+    def _turn(self) -> None:
         if self._publisher.failure is not None:
             raise self._publisher.failure
         messages = self._consumer.consume(self._fetch_size, self._settings.max_wait_seconds)

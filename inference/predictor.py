@@ -6,11 +6,11 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from runtime.model_folder import ModelFolder
 
 from inference.settings import WorkerSettings
 from runtime.errors import ConfigurationError
 from runtime.logging import get_logger
+from runtime.model_folder import ModelFolder
 from schemas.model_spec import ModelSpec
 
 log = get_logger(__name__)

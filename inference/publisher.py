@@ -7,12 +7,11 @@ anywhere leaves neither or both. Whoever takes over starts at the committed offs
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import wait
 from typing import Any
 
 from confluent_kafka import KafkaException, Producer, TopicPartition
-from schemas.pairs import PairWriter
 
 from inference.batcher import Answer
 from inference.chunks import Chunk, Part, Refused
@@ -21,12 +20,15 @@ from runtime.kafka import produce
 from runtime.logging import get_logger
 from runtime.metrics import WorkerMetrics, observe_many
 from schemas.headers import PAIR_TYPE, WORKER_SOURCE, dead_letter_headers, event_headers, rfc3339
+from schemas.pairs import PairWriter
 from schemas.topics import DEAD_LETTERS, PAIRS
 
 log = get_logger(__name__)
 
 STAGE = "inference"
 CALL_TIMEOUT = 30.0
+START_TIMEOUT = 1.0
+"""Of one attempt to begin: a signal is only seen between two."""
 RETRIES = 5
 
 
@@ -57,15 +59,31 @@ class Publisher:
         self._thread = threading.Thread(target=self._guarded_run, name="publish", daemon=True)
         self.failure: Exception | None = None
 
-    def start(self) -> None:
+    def start(self, wanted: Callable[[], bool]) -> bool:
         """Fence an earlier process of this name, which also aborts its open transaction, then begin to publish.
+
+        Args:
+            wanted: asked about once a second while the brokers do not answer.
+
+        Returns:
+            False if it is not wanted any more; nothing was begun.
 
         Raises:
             TransientError: the brokers are not ready for transactions yet.
             FatalError: they refuse.
         """
-        self._call(self._producer.init_transactions, CALL_TIMEOUT)
-        self._thread.start()
+        deadline = time.monotonic() + CALL_TIMEOUT
+        while wanted():
+            try:
+                self._producer.init_transactions(START_TIMEOUT)
+            except KafkaException as raised:
+                self._producer.poll(0)  # for the client's error callback
+                if raised.args[0].retriable() and time.monotonic() < deadline:
+                    continue
+                raise _translated(raised) from raised
+            self._thread.start()
+            return True
+        return False
 
     def put(self, chunk: Chunk, timeout: float) -> bool:
         """Hand a chunk over; False if there was no room within `timeout` seconds."""
@@ -226,15 +244,19 @@ class Publisher:
                 function(*arguments)
                 return
             except KafkaException as raised:
-                error = raised.args[0]
-                if error.retriable() and attempt < RETRIES - 1:
+                if raised.args[0].retriable() and attempt < RETRIES - 1:
                     continue
-                if error.fatal():
-                    raise FatalError(
-                        f"the transactional producer cannot go on: {error.str()}; if it was fenced, another worker "
-                        "has the same MODELWATCH_INSTANCE: give each its own"
-                    ) from raised
-                raise TransientError(f"the transaction failed and is aborted: {error.str()}") from raised
+                raise _translated(raised) from raised
+
+
+def _translated(raised: KafkaException) -> FatalError | TransientError:
+    error = raised.args[0]
+    if error.fatal():
+        return FatalError(
+            f"the transactional producer cannot go on: {error.str()}; if it was fenced, another worker has the same "
+            "MODELWATCH_INSTANCE: give each its own"
+        )
+    return TransientError(f"the transaction failed and is aborted: {error.str()}")
 
 
 def encode_part(writer: PairWriter, part: Part, answer: Answer, received_at: float, answered_at: float) -> list[bytes]:

@@ -1,9 +1,10 @@
 """Publishes the pairs of HTTP requests: an answer leaves only after its pair is safe with the brokers."""
 
 import asyncio
+import contextlib
 from typing import Any
 
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from inference.chunks import Part
 from runtime.errors import TransientError
@@ -47,11 +48,15 @@ class Recorder:
                 delivered.set_result(None)
 
         def on_delivery(error: KafkaError | None, _message: Any) -> None:
-            loop.call_soon_threadsafe(settle, error)
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                loop.call_soon_threadsafe(settle, error)
 
-        for request_id, value, traceparent in zip(part.request_ids, values, part.traceparents, strict=True):
-            headers = event_headers(request_id, PAIR_TYPE, WORKER_SOURCE, ce_time, part.job.model, traceparent)
-            self._producer.produce(PAIRS.name, value, request_id, headers=headers, on_delivery=on_delivery)
+        try:
+            for request_id, value, traceparent in zip(part.request_ids, values, part.traceparents, strict=True):
+                headers = event_headers(request_id, PAIR_TYPE, WORKER_SOURCE, ce_time, part.job.model, traceparent)
+                self._producer.produce(PAIRS.name, value, request_id, headers=headers, on_delivery=on_delivery)
+        except (BufferError, KafkaException) as error:
+            raise TransientError(f"the answer could not be recorded: {error}; ask again") from error
         await delivered
 
     def poll(self, timeout: float) -> None:

@@ -2,12 +2,11 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from prometheus_client import CollectorRegistry
-from schemas.pairs import PairWriter
-from schemas.payloads import decode_request
 
 from inference.batcher import Batcher
 from inference.http import InferenceRoutes
@@ -21,6 +20,8 @@ from runtime.health import Health, HttpServer
 from runtime.logging import get_logger
 from runtime.metrics import WorkerMetrics
 from runtime.model_folder import ModelFolder, load_model_folders
+from schemas.pairs import PairWriter
+from schemas.payloads import decode_request
 from schemas.topics import MAX_REQUEST_BYTES
 
 log = get_logger(__name__)
@@ -59,9 +60,9 @@ class Worker:
         Raises:
             FatalError: the process must end; it is safe to start it again unless it is a `ConfigurationError`.
         """
-        signal.signal(signal.SIGTERM, self.stop)
-        signal.signal(signal.SIGINT, self.stop)
+        _handle_signals(_leave)
         predictors = self._load_models()
+        _handle_signals(self.stop)
         batcher = Batcher(predictors, self._batch_sizes, self._observe, self._settings.http_max_pending)
         batcher.start()
         writers = {name: _writer(folder, predictors[name]) for name, folder in self._folders.items()}
@@ -144,6 +145,16 @@ class Worker:
     def _poll(self, recorder: Recorder) -> None:
         while not self._stopping.is_set():
             recorder.poll(0.2)
+
+
+def _handle_signals(handler: Callable[..., None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+def _leave(*_signal: object) -> None:
+    """While models are loaded nothing is in hand, and loading may take longer than a stop may."""
+    raise SystemExit(0)
 
 
 def _writer(folder: ModelFolder, predictor: Predictor) -> PairWriter:

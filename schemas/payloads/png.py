@@ -27,6 +27,7 @@ _IHDR = struct.Struct(">IIBBBBB")
 _OVERHEAD = 12  # length, type and checksum of a chunk
 _ONCE = (b"IHDR", b"PLTE", b"tRNS", b"IEND")
 _KEPT = frozenset((*_ONCE, b"IDAT"))
+_KEPT_PLAIN = _KEPT - {b"PLTE"}  # in an RGB picture a palette is only a suggestion
 _LAST_FILTER = 4
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
 _DEPTHS = {_GREY: (1, 2, 4, 8, 16), _RGB: (8, 16), _PALETTE: (1, 2, 4, 8), _GREY_ALPHA: (8, 16), _RGB_ALPHA: (8, 16)}
@@ -60,9 +61,10 @@ def decode_png(data: bytes, spec: InputSpec) -> NDArray[Any]:
         raise _unreadable("a palette picture without the chunk PLTE")
     length = _stream_length(width, height, depth * _SAMPLES[colour], interlaced)
     stream = _check_pixels(data, chunks, length)
-    if not _KEPT.issuperset(kinds):
-        data = SIGNATURE + b"".join(data[c.start : c.end] for c in chunks if c.kind in _KEPT)
     plain = colour == _RGB and depth == 8 and not interlaced and b"tRNS" not in kinds
+    kept = _KEPT_PLAIN if plain else _KEPT
+    if not kept.issuperset(kinds):
+        data = SIGNATURE + b"".join(data[c.start : c.end] for c in chunks if c.kind in kept)
     if plain and layout_of(spec).mode == "RGB":
         return _decode_plain(data, stream[:: length // height], spec)
     alpha = colour in (_GREY_ALPHA, _RGB_ALPHA) or b"tRNS" in kinds
@@ -77,7 +79,10 @@ def _decode_plain(data: bytes, filters: bytes, spec: InputSpec) -> NDArray[Any]:
     """
     if max(filters) > _LAST_FILTER:
         raise _unreadable(f"row filter {max(filters)} is unknown")
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise _unreadable(f"the decoder failed: {str(error)[:200]}") from error
     if pixels is None:
         raise _unreadable("the decoder refused it")
     return pixels.reshape(1, *spec.shape)
@@ -153,7 +158,7 @@ def _check_pixels(data: bytes, chunks: Sequence[_Chunk], length: int) -> bytes:
         pixels = stream.decompress(compressed, length + 1)
     except zlib.error as error:
         raise _unreadable(f"the pixel stream is damaged: {error}") from error
-    if len(pixels) != length or not stream.eof:
-        found = f"{len(pixels)}, {'with' if stream.eof else 'without'} an end"
+    if len(pixels) != length or not stream.eof or stream.unused_data:
+        found = f"{len(pixels)}, {'with' if stream.eof else 'without'} an end, then {len(stream.unused_data)} bytes"
         raise _unreadable(f"the pixel stream must hold {length} bytes and end; found {found}")
     return pixels

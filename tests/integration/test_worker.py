@@ -128,9 +128,7 @@ def test_requests_and_pairs_of_one_id_are_on_the_partition_that_java_clients_cho
     traffic.flush()
     pairs = traffic.pairs(ids)
     found = {request_id: message.partition() for request_id, message in pairs.items()}
-    assert found == {
-        request_id: (murmur2(request_id.encode()) & 0x7FFFFFFF) % PARTITIONS for request_id in ids
-    }
+    assert found == {request_id: (murmur2(request_id.encode()) & 0x7FFFFFFF) % PARTITIONS for request_id in ids}
     assert len(set(found.values())) > 1
 
 

@@ -48,13 +48,24 @@ def test_every_truncation_is_seen() -> None:
         (zlib.compress(rows(IMAGE))[:-4], "without an end"),
         (zlib.compress(rows(IMAGE)[:-1]), "3103"),
         (zlib.compress(rows(IMAGE) + b"x"), "3105"),
+        (zlib.compress(rows(IMAGE)) + b"xyz", "then 3 bytes"),
         (zlib.compress(b""), "found 0"),
         (b"", "found 0"),
         (b"nonsense", "damaged"),
         (zlib.compress(rows(IMAGE))[:-1] + b"x", "damaged"),
         (zlib.compress(b"\x09" + rows(IMAGE)[1:]), "row filter 9"),
     ],
-    ids=["no checksum", "short", "long", "empty", "no stream", "not zlib", "wrong checksum", "unknown filter"],
+    ids=[
+        "no checksum",
+        "short",
+        "long",
+        "followed",
+        "empty",
+        "no stream",
+        "not zlib",
+        "wrong checksum",
+        "unknown filter",
+    ],
 )
 def test_a_pixel_stream_that_is_not_whole_is_refused_though_all_chunks_are(stream: bytes, said: str) -> None:
     refusal = refusal_of(png_file(stream), PNG)
@@ -152,6 +163,15 @@ def test_chunks_beside_the_pixels_change_nothing() -> None:
         + png_chunk(b"gAMA", b"")
     )
     assert np.array_equal(decode(png_file(zlib.compress(rows(IMAGE)), extra=extra), PNG).images[0], IMAGE)
+
+
+@pytest.mark.parametrize("length", [0, 1, 30, 771])
+def test_a_palette_suggested_for_a_colour_picture_changes_nothing(
+    length: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    extra = png_chunk(b"PLTE", bytes(length))
+    assert np.array_equal(decode(png_file(zlib.compress(rows(IMAGE)), extra=extra), PNG).images[0], IMAGE)
+    assert capfd.readouterr().err == ""  # the decoder's own complaints would bypass the log
 
 
 def test_size_is_judged_from_the_header_alone() -> None:
