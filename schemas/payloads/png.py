@@ -4,13 +4,14 @@ Source: Portable Network Graphics Specification (Third Edition), sections 5 (chu
 """
 
 import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
+from isal import isal_zlib
+from isal.igzip_lib import IsalError
 from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
@@ -105,7 +106,7 @@ def _chunks(data: bytes) -> list[_Chunk]:
         end = at + _OVERHEAD + length
         if end > size:
             raise _unreadable(f"chunk {kind!r} at byte {at} claims {length} bytes, {size - at - _OVERHEAD} are left")
-        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+        if isal_zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             raise _unreadable(f"the checksum of chunk {kind!r} at byte {at} is wrong")
         chunks.append(_Chunk(kind, at, end))
         if len(chunks) > MAX_CHUNKS:
@@ -153,10 +154,10 @@ def _stream_length(width: int, height: int, bits: int, interlaced: bool) -> int:
 def _check_pixels(data: bytes, chunks: Sequence[_Chunk], length: int) -> bytes:
     """The decompressed pixel stream; refused if it is cut short, damaged or longer than `length`."""
     compressed = b"".join(data[c.start + 8 : c.end - 4] for c in chunks if c.kind == b"IDAT")
-    stream = zlib.decompressobj()
+    stream = isal_zlib.decompressobj()
     try:
         pixels = stream.decompress(compressed, length + 1)
-    except zlib.error as error:
+    except IsalError as error:
         raise _unreadable(f"the pixel stream is damaged: {error}") from error
     if len(pixels) != length or not stream.eof or stream.unused_data:
         found = f"{len(pixels)}, {'with' if stream.eof else 'without'} an end, then {len(stream.unused_data)} bytes"
