@@ -157,7 +157,7 @@ def _check_pixels(data: bytes, chunks: Sequence[_Chunk], length: int) -> bytes:
     stream = isal_zlib.decompressobj()
     try:
         pixels = stream.decompress(compressed, length + 1)
-    except IsalError as error:
+    except IsalError as error:  # type: ignore[misc]  # its stub does not say that it is an exception
         raise _unreadable(f"the pixel stream is damaged: {error}") from error
     if len(pixels) != length or not stream.eof or stream.unused_data:
         found = f"{len(pixels)}, {'with' if stream.eof else 'without'} an end, then {len(stream.unused_data)} bytes"

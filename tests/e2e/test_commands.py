@@ -1,0 +1,129 @@
+"""The commands as a newcomer types them: the demo's verdict, the pipeline up and down, images in and pairs out."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+MODELWATCH = [sys.executable, "-m", "cli.main"]
+START_SECONDS = 120
+
+
+def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "COLUMNS": "200", **environment}
+    return subprocess.run(
+        [*MODELWATCH, *arguments], capture_output=True, text=True, timeout=timeout, env=variables, check=False
+    )
+
+
+def test_the_demo_holds_and_says_so(tmp_path: Path) -> None:
+    done = run("demo", "--output", str(tmp_path), timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert all(set(check) == {"name", "expected", "observed", "ok"} and check["ok"] for check in report["checks"])
+    assert {"the truck is a truck", "every request has exactly one pair"} <= {
+        check["name"] for check in report["checks"]
+    }
+    assert report["counts"]["pairs"] == report["counts"]["sent"] == 1001
+    assert report["counts"]["dead_letters"] == report["counts"]["bad_sent"] > 0
+    assert report["seconds"]["total"] > 0
+
+
+def test_the_demo_fails_and_names_the_check_when_a_figure_is_wrong(tmp_path: Path) -> None:
+    models = tmp_path / "models" / "cifar10-resnet32"
+    models.mkdir(parents=True)
+    for file in Path("models/cifar10-resnet32").iterdir():
+        text = file.read_bytes()
+        if file.name == "MODEL_CARD.md":
+            text = re.sub(rb"test_accuracy: [0-9.]+", b"test_accuracy: 0.5", text)
+        (models / file.name).write_bytes(text)
+    done = run(
+        "demo", "--images", "100", "--output", str(tmp_path / "out"), timeout=240, MODELWATCH_MODELS=str(models.parent)
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [check["name"] for check in report["checks"] if not check["ok"]] == ["accuracy agrees with the model card"]
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`modelwatch up` on free ports: the process, and its broker's address."""
+    data = tmp_path_factory.mktemp("up")
+    log = data / "up.log"
+    ports = ["--kafka-port", "0", "--elasticsearch-port", "0", "--worker-port", "0"]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*MODELWATCH, "up", *ports, "--data", str(data / "servers")],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    deadline = time.monotonic() + START_SECONDS
+    while "modelwatch is up" not in log.read_text() or not (found := re.search(r"Kafka +(\S+)", log.read_text())):
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+    yield process, found[1]
+    process.kill()
+    process.wait()
+
+
+def test_produced_images_are_shown_as_pairs(pipeline: tuple[subprocess.Popen[str], str]) -> None:
+    server = {"KAFKA_BOOTSTRAP_SERVERS": pipeline[1]}
+    sent = run("produce", "truck", "--count", "3", "--prefix", "e2e", "--bad", "2", **server)
+    assert sent.returncode == 0, sent.stderr
+    assert "Sent 3 images and 2 bad messages" in sent.stdout and "e2e-" in sent.stdout
+    deadline = time.monotonic() + 30
+    while True:
+        shown = run("pairs", "--no-follow", "--json", **server)
+        pairs = [json.loads(line) for line in shown.stdout.splitlines()]
+        ours = [pair for pair in pairs if pair["request"]["request_id"].startswith("e2e-truck")]
+        if len(ours) >= 3 or time.monotonic() > deadline:
+            break
+    assert len(ours) == 3, shown.stdout + shown.stderr
+    assert {pair["response"]["label"] for pair in ours} == {"truck"}
+
+
+def test_every_corruption_and_the_mask_can_be_produced(pipeline: tuple[subprocess.Popen[str], str]) -> None:
+    server = {"KAFKA_BOOTSTRAP_SERVERS": pipeline[1]}
+    for options in (["--corruption", "gaussian_noise", "--severity", "2"], ["--mask", "8"], ["--format", "v2"]):
+        sent = run("produce", "--count", "5", *options, **server)
+        assert sent.returncode == 0 and "Sent 5 images" in sent.stdout, sent.stderr
+
+
+def test_the_doctor_finds_a_running_pipeline_healthy(pipeline: tuple[subprocess.Popen[str], str]) -> None:
+    done = run("doctor", KAFKA_BOOTSTRAP_SERVERS=pipeline[1])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all topics exist" in done.stdout and "checksums agree" in done.stdout
+
+
+def test_ctrl_c_stops_everything_cleanly(pipeline: tuple[subprocess.Popen[str], str]) -> None:
+    process, _ = pipeline
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["produce", "nothing-here"], 1, "no broker answered"),
+        (["setup"], 1, "KAFKA_BOOTSTRAP_SERVERS"),
+        (["pairs"], 1, "no broker answered"),
+    ],
+)
+def test_a_missing_broker_is_one_line_not_a_traceback(arguments: list[str], status: int, said: str) -> None:
+    done = run(*arguments, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
+    assert done.returncode == status
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
+    done = run("setup", MODELWATCH_KAFKA_PARTITIONS="many")
+    assert done.returncode == 78
+    assert "MODELWATCH_KAFKA_PARTITIONS" in done.stderr and "many" in done.stderr
