@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import orjson
 from confluent_kafka import Consumer, TopicPartition
 from rich.console import Console
-from schemas.pairs import read_pair
 
 from runtime.errors import TransientError
 from runtime.kafka import assigned_consumer, cluster_topics
 from runtime.settings import Settings, read_settings
 from schemas.messages import InferencePair
+from schemas.pairs import read_pair
 from schemas.refusal import Refusal
 from schemas.topics import PAIRS
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from schemas.payloads.encode import FORMATS
 
 from runtime.errors import ConfigurationError
+from schemas.payloads.encode import FORMATS
 from training.corruptions import CORRUPTIONS, corrupt, mask_noise
 from training.datasets import TRUCK_INDEX, load_cifar10
 

@@ -17,7 +17,7 @@ from inference.chunks import Decode, build_chunk
 from inference.publisher import Publisher
 from inference.settings import WorkerSettings
 from runtime import kafka
-from runtime.errors import ConfigurationError, TransientError
+from runtime.errors import ConfigurationError, FatalError, TransientError
 from runtime.logging import get_logger
 from runtime.metrics import WorkerMetrics
 from schemas.pairs import PairWriter
@@ -26,8 +26,11 @@ from schemas.topics import REQUESTS
 log = get_logger(__name__)
 
 REVOKE_SECONDS = 20.0
-STOP_SECONDS = 8.0
+STOP_SECONDS = 5.0
+POLL_SECONDS = 1.0
+CLOSE_SECONDS = 5.0
 LAG_SECONDS = 1.0
+ERROR_LOG_SECONDS = 10.0
 
 
 class Pipeline:
@@ -59,6 +62,8 @@ class Pipeline:
         self._on_ready = on_ready
         self._beat = beat
         self._group: Any = None
+        self._revoked = False
+        self._error_log_due = 0.0
         self._lag_due = 0.0
         self._refused_credentials: KafkaError | None = None
         self._publisher = Publisher(
@@ -97,45 +102,66 @@ class Pipeline:
                 [REQUESTS.name], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
             while self._goes_on(stopping):
-                self._turn()
-            if not self._publisher.stop(STOP_SECONDS):
+                self._turn(stopping)
+            if not self._publisher.flush(STOP_SECONDS):
                 log.warning("stopped_with_uncommitted_work", remedy="none needed: it is computed again after the start")
         except KafkaException as error:
-            raise TransientError(f"the consumer failed: {error.args[0].str()}") from error
+            raise _consumer_error(error.args[0]) from error
         finally:
-            self._publisher.abandon(TransientError("the pipeline ended"))
-            self._on_ready(False)
-            self._consumer.close()
-            self._raise_refused_credentials()
+            self._end(stopping)
+
+    def _end(self, stopping: threading.Event) -> None:
+        """Take back what is not committed, leave the group, and raise what forbids a next pipeline."""
+        self._publisher.abandon(TransientError("the pipeline ended"))
+        self._on_ready(False)
+        self._publisher.close(POLL_SECONDS if stopping.is_set() else CLOSE_SECONDS)
+        self._consumer.close()
+        self._raise_refused_credentials()
+        if isinstance(self._publisher.failure, FatalError):
+            raise self._publisher.failure
 
     def _goes_on(self, stopping: threading.Event) -> bool:
         self._beat()
         self._raise_refused_credentials()
         return not stopping.is_set()
 
-    def _turn(self) -> None:
-        if self._publisher.failure is not None:
-            raise self._publisher.failure
-        messages = self._consumer.consume(self._fetch_size, self._settings.max_wait_seconds)
+    def _turn(self, stopping: threading.Event) -> None:
+        self._publisher.check()
+        messages, group = self._fetch()
         received_at = time.time()
         good = [message for message in messages if not _is_error(message)]
         if good:
-            chunk = build_chunk(good, self._decode, self._batch_sizes.__getitem__, received_at, self._group)
+            chunk = build_chunk(good, self._decode, self._batch_sizes.__getitem__, received_at, group)
             for part in chunk.parts:
                 self._batcher.submit(part.job)
-            while not self._publisher.put(chunk, timeout=1.0):
-                self._beat()
-                if self._publisher.failure is not None:
-                    raise self._publisher.failure
+            while not self._publisher.put(chunk, timeout=POLL_SECONDS):
+                self._publisher.check()
+                if not self._goes_on(stopping):
+                    return  # it is not committed, so it is read again after the start
         self._measure_lag()
+
+    def _fetch(self) -> tuple[list[Any], Any]:
+        """Messages, and the group's metadata of the assignment under which they were read."""
+        before, self._revoked = self._group, False
+        messages = self._consumer.consume(self._fetch_size, self._settings.max_wait_seconds)
+        if not self._revoked:
+            return messages, self._group
+        # What was collected before the call-back may still be in the list; it belongs to the assignment that ended.
+        if messages and self._group is not before:
+            raise TransientError("messages of two assignments may be in one fetch and cannot be told apart")
+        return messages, before
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._group = consumer.consumer_group_metadata()
+        if not consumer.memberid():
+            # Brokers take offsets without a member's name unchecked (KIP-447), and then nothing fences us.
+            raise TransientError("the membership was lost before the partitions were taken over")
         log.info("partitions_assigned", partitions=[partition.partition for partition in partitions])
         self._on_ready(True)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Commit all that is in hand before the partitions go to somebody else."""
+        self._revoked = True
         self._forget_lag(partitions)
         if self._publisher.failure is not None:
             return  # nothing of this pipeline will be committed any more
@@ -152,7 +178,8 @@ class Pipeline:
     def _on_client_error(self, error: KafkaError) -> None:
         if error.code() in kafka.CREDENTIAL_ERRORS:
             self._refused_credentials = error
-        else:
+        elif time.monotonic() >= self._error_log_due:
+            self._error_log_due = time.monotonic() + ERROR_LOG_SECONDS
             log.warning("kafka_client", error=error.str())
 
     def _raise_refused_credentials(self) -> None:
@@ -188,7 +215,21 @@ def _is_error(message: Any) -> bool:
         return False
     if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
         raise TransientError(f"topic {REQUESTS.name} does not exist; run `modelwatch setup`")
-    if error.code() in (KafkaError._MAX_POLL_EXCEEDED, KafkaError.FENCED_INSTANCE_ID) or error.fatal():
-        raise TransientError(f"the consumer was put out of its group: {error.str()}")
+    if error.code() == KafkaError._MAX_POLL_EXCEEDED or _is_fatal(error):
+        raise _consumer_error(error)
     log.warning("consumer_event", error=error.str())
     return True
+
+
+def _is_fatal(error: KafkaError) -> bool:
+    return bool(error.fatal()) or error.code() in (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID)
+
+
+def _consumer_error(error: KafkaError) -> TransientError | FatalError:
+    """Our error for one of the consumer's; fatal where a new pipeline would only throw the newer worker out in turn."""
+    if not _is_fatal(error):
+        return TransientError(f"the consumer failed: {error.str()}")
+    return FatalError(
+        f"the consumer was put out of its group for good: {error.str()}; if it was fenced, another worker has the same "
+        "MODELWATCH_INSTANCE: give each its own"
+    )

@@ -100,11 +100,20 @@ class KerasPredictor:
         from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
         signature = [self._tf.TensorSpec([None, *self._spec.input.shape], dtype)]
-        concrete = self._tf.function(function, input_signature=signature, autograph=False).get_concrete_function()
-        classes = concrete.structured_outputs.shape[-1]
-        if classes != len(self._spec.labels):
+        traced = self._tf.function(function, input_signature=signature, autograph=False)
+        try:
+            concrete = traced.get_concrete_function()
+        except (ValueError, TypeError) as error:
             raise ConfigurationError(
-                f"model {self._spec.name} answers {classes} numbers but model.yaml has {len(self._spec.labels)} labels"
+                f"model {self._spec.name} does not take inputs of the shape {self._spec.input.shape} that model.yaml "
+                f"names: {_brief(error)}"
+            ) from error
+        outputs = self._tf.nest.flatten(concrete.structured_outputs)
+        classes = [output.shape[-1] for output in outputs]
+        if classes != [len(self._spec.labels)]:
+            raise ConfigurationError(
+                f"model {self._spec.name} answers {' and '.join(map(str, classes))} numbers but model.yaml has "
+                f"{len(self._spec.labels)} labels"
             )
         return convert_variables_to_constants_v2(concrete)
 
@@ -142,8 +151,13 @@ def _load(folder: ModelFolder) -> Any:
     path = folder.path / str(folder.spec.weights.file)
     try:
         return tf_keras.models.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigurationError(f"{path} is not a Keras model that can be loaded: {error}") from error
+    except Exception as error:  # what the framework raises for a wrong file is of any kind
+        raise ConfigurationError(f"{path} is not a Keras model that can be loaded: {_brief(error)}") from error
+
+
+def _brief(error: Exception) -> str:
+    """One line of what the framework says, which may be pages."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
 
 def configure_tensorflow(settings: WorkerSettings) -> None:

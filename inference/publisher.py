@@ -4,6 +4,8 @@ Lost or twice? A pair becomes visible only with the commit that also moves the i
 anywhere leaves neither or both. Whoever takes over starts at the committed offset (KIP-98, KIP-447).
 """
 
+import contextlib
+import math
 import queue
 import threading
 import time
@@ -11,7 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import wait
 from typing import Any
 
-from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from inference.batcher import Answer
 from inference.chunks import Chunk, Part, Refused
@@ -26,10 +28,16 @@ from schemas.topics import DEAD_LETTERS, PAIRS
 log = get_logger(__name__)
 
 STAGE = "inference"
-CALL_TIMEOUT = 30.0
+CALL_SECONDS = 15.0
+"""What the brokers may take for one step of a transaction; far less than `transaction.timeout.ms`."""
+OVERDUE_SECONDS = 1.0
+"""How much longer a call may take before it counts as hung: when a broker restarts, librdkafka 2.16 may lose sight of
+a transaction's coordinator, and then it does not keep to the time-out it was given."""
+ABORT_SECONDS = 5.0
+RETRY_SECONDS = 0.1
+START_SECONDS = 30.0
 START_TIMEOUT = 1.0
 """Of one attempt to begin: a signal is only seen between two."""
-RETRIES = 5
 
 
 class Publisher:
@@ -56,6 +64,8 @@ class Publisher:
         self._queue: queue.Queue[Chunk | threading.Event | None] = queue.Queue(depth)
         self._uncommitted: list[Chunk] = []
         self._last_commit = 0.0
+        self._call_deadline = math.inf
+        self._failing = threading.Lock()
         self._thread = threading.Thread(target=self._guarded_run, name="publish", daemon=True)
         self.failure: Exception | None = None
 
@@ -72,7 +82,7 @@ class Publisher:
             TransientError: the brokers are not ready for transactions yet.
             FatalError: they refuse.
         """
-        deadline = time.monotonic() + CALL_TIMEOUT
+        deadline = time.monotonic() + START_SECONDS
         while wanted():
             try:
                 self._producer.init_transactions(START_TIMEOUT)
@@ -108,23 +118,35 @@ class Publisher:
                 return True
         return False
 
-    def stop(self, timeout: float) -> bool:
-        """Commit what was put and end the thread. True if all of it was committed."""
-        flushed = self.flush(timeout)
-        if not flushed:
-            self.abandon(TransientError("stopped before everything was published"))
-        else:
-            self._queue.put(None)
-            self._thread.join(timeout)
-        return flushed
+    def check(self) -> None:
+        """Raise why nothing more will be committed, if that is so."""
+        if time.monotonic() > self._call_deadline + OVERDUE_SECONDS:
+            self.abandon(TransientError(f"the brokers did not finish a step of a transaction in {CALL_SECONDS:g} s"))
+        if self.failure is not None:
+            raise self.failure
 
     def abandon(self, cause: Exception) -> None:
-        """Publish and commit nothing more: what is not committed is somebody else's now."""
-        self.failure = self.failure or cause
+        """Publish and commit nothing more: what is not committed is somebody else's now. A fatal cause prevails."""
+        with self._failing:
+            if self.failure is None or (isinstance(cause, FatalError) and not isinstance(self.failure, FatalError)):
+                self.failure = cause
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(None)  # wakes the thread where it waits for work
+
+    def close(self, timeout: float) -> None:
+        """Wait, after `abandon`, until the thread has aborted its transaction and ended; nobody need wait for it then.
+
+        A thread that the brokers hold for longer than `timeout` seconds is left behind: the next producer of this name
+        fences it.
+        """
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
 
     def _guarded_run(self) -> None:
         try:
             self._run()
+        except KafkaException as raised:  # of `produce` and `poll`, which tell of fatal errors as well
+            self.abandon(_translated(raised))
         except Exception as error:  # handed to the thread that supervises this one
             self.abandon(error)
         if self.failure is not None:
@@ -164,6 +186,8 @@ class Publisher:
     def _publish(self, chunk: Chunk) -> None:
         if self.failure is not None:
             return
+        if self._uncommitted and self._uncommitted[-1].group is not chunk.group:
+            self._commit()  # the brokers check a transaction against one assignment: that under which all was read
         if not self._uncommitted:
             self._call(self._producer.begin_transaction)
         self._uncommitted.append(chunk)
@@ -203,8 +227,8 @@ class Publisher:
             offsets.update(chunk.offsets)
         positions = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
         group = self._uncommitted[-1].group
-        self._call(self._producer.send_offsets_to_transaction, positions, group, CALL_TIMEOUT)
-        self._call(self._producer.commit_transaction, CALL_TIMEOUT)
+        self._call(self._producer.send_offsets_to_transaction, positions, group, CALL_SECONDS)
+        self._call(self._producer.commit_transaction, CALL_SECONDS)
         self._last_commit = time.monotonic()
         self._metrics.transactions.labels("committed").inc()
         for chunk in self._uncommitted:
@@ -231,27 +255,40 @@ class Publisher:
         if not self._uncommitted:
             return
         self._metrics.transactions.labels("aborted").inc()
+        if isinstance(self.failure, FatalError):
+            return  # this producer can do nothing more; the next one of its name aborts
         try:
-            self._producer.abort_transaction(CALL_TIMEOUT)
-        except KafkaException as error:
-            # The next process or restart of this name aborts it with init_transactions.
-            log.warning("transaction_abort_failed", error=str(error))
+            self._producer.abort_transaction(ABORT_SECONDS)
+        except KafkaException as raised:
+            if _is_fatal(raised):
+                self.abandon(_translated(raised))
+            else:
+                log.warning("transaction_abort_failed", error=raised.args[0].str(), remedy="none needed: the next does")
 
     def _call(self, function: Any, *arguments: Any) -> None:
         """Call the transactional producer; repeat what may be repeated, translate the rest to our errors."""
-        for attempt in range(RETRIES):
-            try:
-                function(*arguments)
-                return
-            except KafkaException as raised:
-                if raised.args[0].retriable() and attempt < RETRIES - 1:
-                    continue
-                raise _translated(raised) from raised
+        self._call_deadline = time.monotonic() + CALL_SECONDS
+        try:
+            while True:
+                try:
+                    function(*arguments)
+                    return
+                except KafkaException as raised:
+                    if not raised.args[0].retriable() or time.monotonic() > self._call_deadline:
+                        raise _translated(raised) from raised
+                time.sleep(RETRY_SECONDS)
+        finally:
+            self._call_deadline = math.inf
+
+
+def _is_fatal(raised: KafkaException) -> bool:
+    error = raised.args[0]
+    return error.fatal() or error.code() in (KafkaError._FATAL, KafkaError._FENCED)
 
 
 def _translated(raised: KafkaException) -> FatalError | TransientError:
     error = raised.args[0]
-    if error.fatal():
+    if _is_fatal(raised):
         return FatalError(
             f"the transactional producer cannot go on: {error.str()}; if it was fenced, another worker has the same "
             "MODELWATCH_INSTANCE: give each its own"

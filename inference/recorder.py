@@ -2,14 +2,18 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from inference.chunks import Part
 from runtime.errors import TransientError
+from runtime.logging import get_logger
 from schemas.headers import PAIR_TYPE, WORKER_SOURCE, event_headers
 from schemas.topics import PAIRS
+
+log = get_logger(__name__)
 
 CLOSE_SECONDS = 3.0
 MAX_WAITING = 20_000
@@ -20,10 +24,14 @@ class Recorder:
     """An idempotent producer for use from the HTTP server's event loop.
 
     `poll` must be called often from a thread of the owner's, for the delivery reports.
+
+    Args:
+        new_producer: makes an idempotent producer; called again when one has failed for good.
     """
 
-    def __init__(self, client: Producer) -> None:
-        self._producer = client
+    def __init__(self, new_producer: Callable[[], Producer]) -> None:
+        self._new_producer = new_producer
+        self._producer = new_producer()
 
     async def record(self, part: Part, values: list[bytes], ce_time: str) -> None:
         """Publish the part's pairs, and wait until all are acknowledged.
@@ -61,8 +69,22 @@ class Recorder:
 
     def poll(self, timeout: float) -> None:
         """Serve delivery reports for at most `timeout` seconds."""
-        self._producer.poll(timeout)
+        try:
+            self._producer.poll(timeout)
+        except KafkaException as error:
+            self._replace_producer(error)
 
     def close(self) -> None:
         """Send what is left."""
-        self._producer.flush(CLOSE_SECONDS)
+        try:
+            self._producer.flush(CLOSE_SECONDS)
+        except KafkaException as error:
+            log.warning("recorder_failed", cause=str(error))
+
+    def _replace_producer(self, cause: KafkaException) -> None:
+        """An idempotent producer does not recover from, say, brokers that have lost what they had acknowledged."""
+        log.warning("recorder_restarts", cause=str(cause))
+        broken, self._producer = self._producer, self._new_producer()
+        broken.purge()
+        with contextlib.suppress(KafkaException):
+            broken.flush(CLOSE_SECONDS)  # tells everybody who waits for it

@@ -30,6 +30,8 @@ RESTART_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Pauses between pipelines that fail one after another; the last repeats."""
 BEAT_SECONDS = 60.0
 DECODERS = 2
+RECORD_MS = 5_000
+"""An HTTP caller whose pair is not safe by then is told to ask again."""
 
 
 class Worker:
@@ -66,7 +68,7 @@ class Worker:
         batcher = Batcher(predictors, self._batch_sizes, self._observe, self._settings.http_max_pending)
         batcher.start()
         writers = {name: _writer(folder, predictors[name]) for name, folder in self._folders.items()}
-        recorder = Recorder(kafka.producer(self._settings))
+        recorder = Recorder(lambda: kafka.producer(self._settings, None, **{"message.timeout.ms": RECORD_MS}))
         pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         routes = InferenceRoutes(self._folders, batcher, writers, recorder, self._metrics, self._health, pool)
         server = HttpServer(

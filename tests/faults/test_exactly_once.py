@@ -110,7 +110,7 @@ def test_the_work_of_a_worker_that_was_frozen_while_another_took_over_is_refused
 ) -> None:
     rng = random.Random(SEED)
     workers = [new_worker(f"worker-{number}", **SHARING, **DYNAMIC).start() for number in range(2)]
-    frozen, other = workers
+    frozen = workers[0]
     with RequestStream(own_settings, unique, RATE) as stream:
         for worker in workers:
             wait_working(worker)

@@ -1,11 +1,9 @@
 """The worker's HTTP side: Open Inference Protocol V2 and TensorFlow Serving V1, with the reference model."""
 
 import asyncio
-import http.client
 import statistics
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import numpy as np
@@ -16,48 +14,19 @@ from numpy.typing import NDArray
 from schemas.messages import Outcome
 from schemas.payloads.encode import encode_jpeg, encode_json, encode_npy, encode_png, encode_v1, encode_v2
 from schemas.topics import MAX_REQUEST_BYTES
+from tests.integration.asking import JSON, Response, ask
 from tests.integration.conftest import MODEL
 from tests.integration.traffic import Traffic, pair_of
 from tests.integration.workers import WorkerProcess
 from training.datasets import load_split
 
 pytestmark = pytest.mark.parametrize("broker", ["embedded"], indirect=True, scope="session")
-JSON = "application/json"
 V2 = f"/v2/models/{MODEL}/infer"
 V1 = f"/v1/models/{MODEL}/:predict"
 """As the article writes it."""
 QUIET = {"x-modelwatch-record": "false"}
 LATE = {"deadline": "2020-01-01T00:00:00Z"}
 SECONDS = 30.0
-
-
-class Response:
-    """Status, headers and decoded JSON body of one answer."""
-
-    def __init__(self, status: int, headers: "http.client.HTTPMessage", body: bytes) -> None:
-        self.status = status
-        self.headers = headers
-        self.json: Any = orjson.loads(body)
-
-
-def ask(
-    worker: WorkerProcess,
-    path: str,
-    body: bytes | None = None,
-    content_type: str | None = JSON,
-    headers: dict[str, Any] | None = None,
-) -> Response:
-    """POST `body`, or GET without one."""
-    named = dict(headers or {})
-    if content_type and body is not None:
-        named["content-type"] = content_type
-    connection = http.client.HTTPConnection(urlsplit(worker.url).netloc, timeout=SECONDS)
-    try:
-        connection.request("GET" if body is None else "POST", path, body, named)
-        response = connection.getresponse()
-        return Response(response.status, response.headers, response.read())
-    finally:
-        connection.close()
 
 
 def outputs(response: Response) -> dict[str, Any]:

@@ -294,7 +294,6 @@ def test_a_worker_told_to_stop_in_the_middle_of_a_stream_loses_and_repeats_nothi
     began = time.monotonic()
     worker.terminate()
     assert worker.wait(10) == 0, worker.last_words()
-    print("STOP", time.monotonic() - began)
     assert time.monotonic() - began < 10
     answered = sum(key_of(message).startswith(unique) for message in traffic.seen["inference.pairs"])
     assert answered < len(ids), "all were answered before the worker was told to stop: nothing was shown"
