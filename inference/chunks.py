@@ -10,7 +10,7 @@ import numpy as np
 
 from inference.batcher import Job
 from schemas.payloads import DecodedRequest
-from schemas.refusal import Refusal
+from schemas.refusal import Reason, Refusal
 
 Headers = list[tuple[str, bytes | None]] | None
 Decode = Callable[[bytes | None, bytes | None, Headers, float], DecodedRequest]
@@ -42,9 +42,14 @@ class Part:
 
 @dataclass(slots=True)
 class Refused:
-    """A message for the dead letters."""
+    """A message for the dead letters.
+
+    Attributes:
+        headers: the message's, read once; None where they cannot be read.
+    """
 
     message: KafkaMessage
+    headers: Headers
     refusal: Refusal
 
 
@@ -74,15 +79,32 @@ def build_chunk(
     groups: dict[tuple[str, str], list[DecodedRequest]] = {}
     for message in messages:
         chunk.offsets[message.topic(), message.partition()] = message.offset() + 1
+        headers: Headers = None
         try:
-            request = decode(message.value(), message.key(), message.headers(), message.timestamp()[1] / 1000)
+            headers = _read_headers(message)
+            request = decode(message.value(), message.key(), headers, message.timestamp()[1] / 1000)
         except Refusal as refusal:
-            chunk.refused.append(Refused(message, refusal))
+            chunk.refused.append(Refused(message, headers, refusal))
             continue
         groups.setdefault((request.model, request.images.dtype.name), []).append(request)
     for (model, _), requests in groups.items():
         chunk.parts.extend(split_parts(model, requests, max_batch(model)))
     return chunk
+
+
+def _read_headers(message: KafkaMessage) -> Headers:
+    """The headers. Call it once a message: after a failure, confluent-kafka 2.16 answers with what must not be touched.
+
+    Raises:
+        Refusal: INVALID_HEADER, a name is not UTF-8.
+    """
+    try:
+        return message.headers()
+    except (SystemError, UnicodeDecodeError) as error:
+        cause = error.__cause__ or error
+        raise Refusal(
+            Reason.INVALID_HEADER, f"the name of a header is not UTF-8 ({cause}); the headers are left out here"
+        ) from error
 
 
 def split_parts(model: str, requests: list[DecodedRequest], size: int, interactive: bool = False) -> Iterable[Part]:

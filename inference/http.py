@@ -17,8 +17,8 @@ from aiohttp.typedefs import Handler
 
 from inference.batcher import Answer, Batcher, Overloaded
 from inference.chunks import split_parts
+from inference.outgoing import encode_part
 from inference.predictor import Probabilities
-from inference.publisher import encode_part
 from inference.recorder import Recorder
 from runtime.errors import TransientError
 from runtime.health import Health

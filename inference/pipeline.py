@@ -62,7 +62,6 @@ class Pipeline:
         self._on_ready = on_ready
         self._beat = beat
         self._group: Any = None
-        self._revoked = False
         self._error_log_due = 0.0
         self._lag_due = 0.0
         self._refused_credentials: KafkaError | None = None
@@ -127,11 +126,12 @@ class Pipeline:
 
     def _turn(self, stopping: threading.Event) -> None:
         self._publisher.check()
-        messages, group = self._fetch()
+        # Partitions may come and go inside this call: librdkafka then takes what was of the revoked ones off the list.
+        messages = self._consumer.consume(self._fetch_size, self._settings.max_wait_seconds)
         received_at = time.time()
         good = [message for message in messages if not _is_error(message)]
         if good:
-            chunk = build_chunk(good, self._decode, self._batch_sizes.__getitem__, received_at, group)
+            chunk = build_chunk(good, self._decode, self._batch_sizes.__getitem__, received_at, self._group)
             for part in chunk.parts:
                 self._batcher.submit(part.job)
             while not self._publisher.put(chunk, timeout=POLL_SECONDS):
@@ -139,17 +139,6 @@ class Pipeline:
                 if not self._goes_on(stopping):
                     return  # it is not committed, so it is read again after the start
         self._measure_lag()
-
-    def _fetch(self) -> tuple[list[Any], Any]:
-        """Messages, and the group's metadata of the assignment under which they were read."""
-        before, self._revoked = self._group, False
-        messages = self._consumer.consume(self._fetch_size, self._settings.max_wait_seconds)
-        if not self._revoked:
-            return messages, self._group
-        # What was collected before the call-back may still be in the list; it belongs to the assignment that ended.
-        if messages and self._group is not before:
-            raise TransientError("messages of two assignments may be in one fetch and cannot be told apart")
-        return messages, before
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._group = consumer.consumer_group_metadata()
@@ -161,7 +150,6 @@ class Pipeline:
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Commit all that is in hand before the partitions go to somebody else."""
-        self._revoked = True
         self._forget_lag(partitions)
         if self._publisher.failure is not None:
             return  # nothing of this pipeline will be committed any more

@@ -16,18 +16,18 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from inference.batcher import Answer
-from inference.chunks import Chunk, Part, Refused
+from inference.chunks import Chunk, Part
+from inference.outgoing import STAGE, dead_letter, encode_part
 from runtime.errors import FatalError, TransientError
 from runtime.kafka import produce
 from runtime.logging import get_logger
 from runtime.metrics import WorkerMetrics, observe_many
-from schemas.headers import PAIR_TYPE, WORKER_SOURCE, dead_letter_headers, event_headers, rfc3339
+from schemas.headers import PAIR_TYPE, WORKER_SOURCE, event_headers, rfc3339
 from schemas.pairs import PairWriter
 from schemas.topics import DEAD_LETTERS, PAIRS
 
 log = get_logger(__name__)
 
-STAGE = "inference"
 CALL_SECONDS = 15.0
 """What the brokers may take for one step of a transaction; far less than `transaction.timeout.ms`."""
 OVERDUE_SECONDS = 1.0
@@ -194,7 +194,7 @@ class Publisher:
         for part in chunk.parts:
             self._publish_part(part, part.job.future.result(), chunk.received_at)
         for refused in chunk.refused:
-            self._publish_refused(refused)
+            produce(self._producer, DEAD_LETTERS.name, **dead_letter(refused))
         self._producer.poll(0)
 
     def _publish_part(self, part: Part, answer: Answer, received_at: float) -> None:
@@ -205,19 +205,6 @@ class Publisher:
             headers = event_headers(request_id, PAIR_TYPE, WORKER_SOURCE, ce_time, part.job.model, traceparent)
             produce(self._producer, PAIRS.name, value=value, key=request_id, headers=headers)
         observe_many(self._metrics.queue.labels(part.job.model), [answer.started_at - received_at] * len(values))
-
-    def _publish_refused(self, refused: Refused) -> None:
-        message, refusal = refused.message, refused.refusal
-        headers = dead_letter_headers(
-            message.headers(),
-            message.topic(),
-            message.partition(),
-            message.offset(),
-            STAGE,
-            refusal.reason.value,
-            refusal.detail,
-        )
-        produce(self._producer, DEAD_LETTERS.name, value=message.value(), key=message.key(), headers=headers)
 
     def _commit(self) -> None:
         if not self._uncommitted or self.failure is not None:
@@ -294,37 +281,3 @@ def _translated(raised: KafkaException) -> FatalError | TransientError:
             "MODELWATCH_INSTANCE: give each its own"
         )
     return TransientError(f"the transaction failed and is aborted: {error.str()}")
-
-
-def encode_part(writer: PairWriter, part: Part, answer: Answer, received_at: float, answered_at: float) -> list[bytes]:
-    """The part's pairs as message values, in order; requests that expired have no prediction."""
-    queued = [max(0.0, received_at - sent_at) for sent_at in part.sent_at]
-    waited = [max(0.0, answer.started_at - received_at)] * len(queued)
-
-    def encode(rows: list[int], probabilities: Any, batch_size: int) -> list[bytes]:
-        every = len(rows) == len(part.request_ids)
-        pick = (lambda column: column) if every else (lambda column: [column[row] for row in rows])
-        return writer.encode(
-            pick(part.request_ids),
-            part.job.images if every else part.job.images[rows],
-            pick(part.attributes),
-            pick(part.sent_at),
-            pick(part.deadlines),
-            probabilities,
-            pick(queued),
-            pick(waited),
-            answer.compute_seconds if probabilities is not None else 0.0,
-            batch_size,
-            answered_at,
-        )
-
-    if answer.expired is None:
-        return encode(list(range(len(queued))), answer.probabilities, answer.batch_size)
-    values: list[bytes] = [b""] * len(queued)
-    for mask, is_live in ((~answer.expired, True), (answer.expired, False)):
-        rows = mask.nonzero()[0].tolist()
-        if rows:
-            probabilities = answer.probabilities[mask] if is_live else None
-            for row, value in zip(rows, encode(rows, probabilities, answer.batch_size if is_live else 0), strict=True):
-                values[row] = value
-    return values

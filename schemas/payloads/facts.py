@@ -9,13 +9,15 @@ from unicodedata import category
 from uuid_utils import uuid7
 
 from schemas.base import MAX_ATTRIBUTES, MAX_ID_LENGTH
-from schemas.headers import ATTRIBUTE_PREFIX, CE_ID, MODEL, checked_time, parse_time
+from schemas.headers import ATTRIBUTE_PREFIX, CE_ID, MODEL, TRACEPARENT, checked_time, parse_time
 from schemas.model_spec import ModelSpec
 from schemas.payloads.body import brief
 from schemas.refusal import Reason, Refusal
 
 MAX_ATTRIBUTE_NAME = 64
 MAX_ATTRIBUTE_VALUE = 256
+MAX_TRACEPARENT = 256
+"""Bytes; version 00 has 55. It goes into every pair of a message, so its length must have a limit."""
 
 FoundHeaders = Mapping[str, tuple[str, bytes]]
 """From a header's lower-case name to the name as it was sent, and its value."""
@@ -100,6 +102,12 @@ def _checked_attribute(name: str, value: object, reason: Reason) -> str:
         limits = f"names have 1 to {MAX_ATTRIBUTE_NAME} characters, values at most {MAX_ATTRIBUTE_VALUE}"
         raise Refusal(reason, f"attribute {brief(name)} has {len(name)} and {len(value)} characters; {limits}")
     return value
+
+
+def traceparent(headers: FoundHeaders) -> bytes | None:
+    """The caller's trace context; None if there is none or it cannot be one, which the W3C lets a receiver ignore."""
+    _, found = headers.get(TRACEPARENT, ("", None))
+    return found if found is not None and len(found) <= MAX_TRACEPARENT else None
 
 
 def moment(headers: FoundHeaders, header: str, body_field: str, body_value: object) -> float | None:

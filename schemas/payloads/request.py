@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from schemas.headers import CE_TIME, CONTENT_TYPE, DEADLINE, TRACEPARENT
+from schemas.headers import CE_TIME, CONTENT_TYPE, DEADLINE
 from schemas.model_spec import ModelSpec
 from schemas.payloads import facts
 from schemas.payloads.body import Body, brief
@@ -31,7 +31,7 @@ class DecodedRequest:
         attributes: the caller's metadata.
         sent_at: seconds since the epoch.
         deadline: seconds since the epoch, or None.
-        traceparent: the caller's header, unchanged, or None.
+        traceparent: the caller's header, unchanged, or None; None too where it is too long to be one.
     """
 
     request_ids: list[str]
@@ -87,7 +87,7 @@ def decode_request(
         attributes=facts.attributes(found, body.attributes),
         sent_at=facts.checked_timestamp(timestamp) if sent_at is None else sent_at,
         deadline=facts.moment(found, DEADLINE, "deadline", body.deadline),
-        traceparent=found[TRACEPARENT][1] if TRACEPARENT in found else None,
+        traceparent=facts.traceparent(found),
     )
 
 

@@ -9,11 +9,10 @@ import yaml
 from runtime import kafka
 from runtime.model_folder import load_model_folders
 from runtime.settings import PROJECT_MODELS, Settings
-from tests.faults.stream import PARTITIONS
+from tests.faults.stream import DEFAULT_MODEL, PARTITIONS
 from tests.integration.workers import WorkerProcess
 from tests.servers.apache_kafka import ApacheKafka
 
-DEFAULT_MODEL = "cifar10-resnet32"
 WorkerFactory = Callable[..., WorkerProcess]
 
 

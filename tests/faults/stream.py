@@ -8,14 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import orjson
+from confluent_kafka import TopicPartition
 
 from runtime import kafka
 from runtime.settings import Settings
 from schemas.payloads.encode import encode_png
 from schemas.topics import DEAD_LETTERS, PAIRS, REQUESTS
-from tests.servers.messages import committed, read
+from tests.servers.messages import read
 from training.datasets import load_split
 
+DEFAULT_MODEL = "cifar10-resnet32"
 PARTITIONS = 4
 IMAGES = 1_000
 """Different test images in a stream; they come round again under other ids."""
@@ -108,13 +110,18 @@ class Account:
     dead_letters: int
 
 
-def wait_for_answers(settings: Settings, group: str, sent: int, timeout: float) -> None:
-    """Wait until the group has committed every one of `sent` requests."""
+def wait_for_answers(settings: Settings, group: str, timeout: float) -> None:
+    """Wait until the group has committed, on each partition, all that is there now."""
+    reader = kafka.consumer(settings, group, static=False)
+    partitions = [TopicPartition(REQUESTS.name, number) for number in range(PARTITIONS)]
+    ends = [reader.get_watermark_offsets(partition, timeout=30)[1] for partition in partitions]
 
     def answered() -> bool:
-        return committed(settings, group, REQUESTS.name, PARTITIONS) >= sent
+        offsets = [max(0, one.offset) for one in reader.committed(partitions, timeout=30)]
+        return all(offset >= end for offset, end in zip(offsets, ends, strict=True))
 
-    wait_until(answered, timeout, f"{sent} requests answered")
+    wait_until(answered, timeout, f"the group committed {ends}")
+    reader.close()
 
 
 def account(settings: Settings, truths: dict[str, int]) -> Account:

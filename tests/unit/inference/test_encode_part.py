@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from inference.batcher import Answer, Job
 from inference.chunks import Part
-from inference.publisher import encode_part
+from inference.outgoing import encode_part
 from schemas.messages import InferencePair, Outcome
 from schemas.pairs import PairWriter
 
