@@ -1,5 +1,6 @@
 """The composition root of the worker: loads the models, wires the parts together, and lives until told to stop."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -155,8 +156,11 @@ def _handle_signals(handler: Callable[..., None]) -> None:
 
 
 def _leave(*_signal: object) -> None:
-    """While models are loaded nothing is in hand, and loading may take longer than a stop may."""
-    raise SystemExit(0)
+    """While models are loaded nothing is in hand, and loading may take longer than a stop may.
+
+    Not by an exception: it could come up in a call-back of the framework's, where it would be ignored.
+    """
+    os._exit(0)
 
 
 def _writer(folder: ModelFolder, predictor: Predictor) -> PairWriter:

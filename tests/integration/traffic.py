@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import orjson
 from confluent_kafka import KafkaException, Message, TopicPartition
+from pydantic import ValidationError
 
 from runtime import kafka
 from runtime.settings import Settings
@@ -68,7 +68,7 @@ class Traffic:
         """The pairs whose request has this value of the attribute `tag`: exactly `count`."""
         found = self._await(
             PAIRS.name,
-            lambda message: orjson.loads(message.value())["request"]["attributes"].get("tag") == tag,
+            lambda message: tag_of(message) == tag,
             count,
             SECONDS,
         )
@@ -128,6 +128,14 @@ class Traffic:
 def key_of(message: Message) -> str:
     """The message's key as text; empty if it has none."""
     return (message.key() or b"").decode(errors="replace")
+
+
+def tag_of(message: Message) -> str | None:
+    """The attribute `tag` of a pair; None where there is none, or the message is another test's and no pair."""
+    try:
+        return pair_of(message).request.attributes.get("tag")
+    except ValidationError:
+        return None
 
 
 def pair_of(message: Message) -> InferencePair:
