@@ -1,9 +1,10 @@
 """A gate before the embedded broker that gives its empty fetches the pause that a real broker's long poll has.
 
 The embedded broker answers a fetch at once even when there is nothing to fetch (measured: 4,700 fetches a second from
-one idle consumer, half a core on each side), so a few idle consumers would take the whole machine. The gate passes
-every byte through unchanged, but holds a fetch response that is too small to carry data back for `HOLD_SECONDS`, and
-writes its own port over the broker's where the broker says where it can be reached.
+one idle consumer, half a core on each side; and a fetch costs it the more the longer the log is), so a few idle
+consumers would take the whole machine. The gate passes every byte through unchanged, but holds a fetch response that
+is too small to carry data back until something was written, at least `LEAST_HOLD_SECONDS` and at most `HOLD_SECONDS`,
+and writes its own port over the broker's where the broker says where it can be reached.
 
 Source of the frame layout: Kafka protocol guide, "Common Request and Response Structure".
 """
@@ -15,9 +16,11 @@ import struct
 import sys
 from collections import deque
 
-FETCH, METADATA, FIND_COORDINATOR = 1, 3, 10
+PRODUCE, FETCH, METADATA, FIND_COORDINATOR, END_TXN = 0, 1, 3, 10, 26
+WRITING = (PRODUCE, END_TXN)
 REWRITTEN = (METADATA, FIND_COORDINATOR)
-HOLD_SECONDS = 0.01
+HOLD_SECONDS = 0.5
+LEAST_HOLD_SECONDS = 0.01
 EMPTY_BYTES = 2048
 """A fetch response below this size is held back: an empty one has about 40 bytes a partition."""
 REQUEST_HEADER = struct.Struct(">ihhi")
@@ -120,6 +123,8 @@ class _BrokerSide(_Side):
         super().__init__(gate)
         self._frames = Frames(RESPONSE_HEADER)
         self._held: deque[bytes] = deque()
+        self._held_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         for header, piece in self._frames.feed(data):
@@ -127,17 +132,42 @@ class _BrokerSide(_Side):
             if kind in REWRITTEN:
                 piece = piece.replace(*self.gate.addresses)
             hold = kind == FETCH and header is not None and header[0] < EMPTY_BYTES
+            if kind in WRITING:
+                for side in list(HOLDING):
+                    side.hurry()
             if hold and not self._held:
-                asyncio.get_running_loop().call_later(HOLD_SECONDS, self._release)
+                self._hold()
             if hold or self._held:
                 self._held.append(piece)
             elif self.peer is not None:
                 self.peer.write(piece)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        HOLDING.discard(self)
+        super().connection_lost(exc)
+
+    def _hold(self) -> None:
+        loop = asyncio.get_running_loop()
+        HOLDING.add(self)
+        self._held_at = loop.time()
+        self._timer = loop.call_at(self._held_at + HOLD_SECONDS, self._release)
+
+    def hurry(self) -> None:
+        """Something was written: let the client fetch again as soon as the least hold is over."""
+        HOLDING.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(self._held_at + LEAST_HOLD_SECONDS, self._release)
+
     def _release(self) -> None:
+        HOLDING.discard(self)
         if self.peer is not None:
             self.peer.write(b"".join(self._held))
         self._held.clear()
+
+
+HOLDING: set[_BrokerSide] = set()
+"""Connections whose client waits for something to be written."""
 
 
 class _Connection:
