@@ -46,7 +46,7 @@ class RequestStream:
         self._labels = labels[:IMAGES].tolist()
         self._prefix = prefix
         self._rate = rate
-        self._producer = kafka.producer(settings)
+        self._producer = kafka.producer(settings, **{"log_level": 0})
         self._guard = kafka.DeliveryGuard()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -9,7 +9,7 @@ import pytest
 
 from runtime.settings import Settings
 from tests.faults.conftest import WorkerFactory
-from tests.faults.stream import RequestStream, account, assert_exactly_once, wait_for_answers, wait_until
+from tests.faults.stream import PARTITIONS, RequestStream, account, assert_exactly_once, wait_for_answers, wait_until
 from tests.integration.workers import WorkerProcess
 from tests.servers.apache_kafka import ApacheKafka
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real_kafka
 
 SEED = int(os.environ.get("FAULTS_SEED", "1"))
 REQUESTS = 5_000
-RATE = 80.0
+RATE = 120.0
 KILLS = 5
 ANSWER_SECONDS = 90.0
 AWAY_SECONDS = 10.0
@@ -31,6 +31,11 @@ SHARING = {"MODELWATCH_COMPUTE_THREADS": "1", "MODELWATCH_TRANSACTION_SECONDS": 
 def commits(worker: WorkerProcess) -> float:
     """Transactions that this process has committed."""
     return worker.metric("modelwatch_transactions_total", outcome="committed")
+
+
+def partitions(worker: WorkerProcess) -> int:
+    """How many partitions this process reads."""
+    return sum(name == "modelwatch_consumer_lag" for name, _labels in worker.metrics())
 
 
 def wait_working(worker: WorkerProcess) -> None:
@@ -125,20 +130,21 @@ def test_the_work_of_a_worker_that_was_frozen_while_another_took_over_is_refused
     own_settings: Settings, new_worker: WorkerFactory, unique: str
 ) -> None:
     rng = random.Random(SEED)
-    workers = [new_worker(f"worker-{number}", **SHARING, **DYNAMIC).start() for number in range(2)]
-    frozen = workers[0]
+    long_transactions = SHARING | DYNAMIC | {"MODELWATCH_TRANSACTION_SECONDS": "2"}
+    frozen, other = (new_worker(f"worker-{number}", **long_transactions).start() for number in range(2))
     with RequestStream(own_settings, unique, RATE) as stream:
-        for worker in workers:
-            wait_working(worker)
-        time.sleep(rng.uniform(0.0, 1.0))
+        wait_working(other)
+        wait_working(frozen)
+        time.sleep(rng.uniform(0.3, 1.2))  # in the midst of a transaction: the last one ended just before
         os.kill(frozen.pid, signal.SIGSTOP)
+        wait_until(lambda: partitions(other) == PARTITIONS, 60, "the other has all partitions")
         wait_for_answers(own_settings, unique, ANSWER_SECONDS)
         os.kill(frozen.pid, signal.SIGCONT)
         wait_until(lambda: frozen.metric("modelwatch_pipeline_restarts_total") > 0, 60, "the zombie notices")
         wait_working(frozen)
         stream.finish(1_000)
     wait_for_answers(own_settings, unique, ANSWER_SECONDS)
-    stop_all(workers)
+    stop_all([frozen, other])
     found = account(own_settings, stream.truths)
     print(f"seed {SEED}: {found}")
     assert_exactly_once(found)
@@ -175,3 +181,19 @@ def test_workers_survive_a_broker_that_is_away_for_a_while(
     found = account(own_settings, stream.truths)
     print(f"{len(stream.truths)} requests, broker away: {found}")
     assert_exactly_once(found)
+
+
+def test_a_worker_told_to_stop_while_the_broker_is_away_ends_in_time(
+    own_kafka: ApacheKafka, own_settings: Settings, new_worker: WorkerFactory, null_models: str, unique: str
+) -> None:
+    worker = new_worker("worker-0", MODELWATCH_MODELS=null_models, **SHARING).start()
+    with RequestStream(own_settings, unique, RATE) as stream:
+        wait_working(worker)
+        own_kafka.kill()
+        assert worker.stop(10) == 0
+        own_kafka.start()
+        stream.finish(1_000)
+    worker.start()
+    wait_for_answers(own_settings, unique, ANSWER_SECONDS)
+    stop_all([worker])
+    assert_exactly_once(account(own_settings, stream.truths))
