@@ -1,6 +1,7 @@
 """From images to probabilities on whatever device there is: one interface over TensorFlow and the null model."""
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -166,6 +167,14 @@ def configure_tensorflow(settings: WorkerSettings) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if settings.compute_threads:
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.compute_threads)
+
+
+def gpu_memory_reader() -> Callable[[], float] | None:
+    """Reads the bytes of GPU memory in use; None without a GPU. Call it when models are loaded. Not run on a GPU."""
+    tf = sys.modules.get("tensorflow")
+    if tf is None or not tf.config.list_physical_devices("GPU"):
+        return None
+    return lambda: float(tf.config.experimental.get_memory_info("GPU:0")["current"])
 
 
 def load_predictor(folder: ModelFolder, settings: WorkerSettings) -> Predictor:

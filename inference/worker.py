@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from inference.batcher import Batcher
 from inference.http import InferenceRoutes
 from inference.pipeline import Pipeline
-from inference.predictor import Predictor, load_predictor
+from inference.predictor import Predictor, gpu_memory_reader, load_predictor
 from inference.recorder import Recorder
 from inference.settings import WorkerSettings
 from runtime import kafka
@@ -102,6 +102,8 @@ class Worker:
             predictors[name] = predictor
             labels = (name, folder.spec.version, folder.weights_sha256, predictor.device)
             self._metrics.model_info.labels(*labels).set(1)
+        if (gpu_memory := gpu_memory_reader()) is not None:
+            self._metrics.gpu_memory.labels("GPU:0").set_function(gpu_memory)
         self._health.ready("models", True)
         return predictors
 

@@ -130,14 +130,14 @@ TOPICS: tuple[Topic, ...] = (
 )
 
 
-def topic_configs(retention_scale: float = 1.0) -> Iterator[tuple[Topic, dict[str, str]]]:
-    """Each topic with its broker configuration, retention multiplied by `retention_scale`."""
+def topic_configs() -> Iterator[tuple[Topic, dict[str, str]]]:
+    """Each topic with its broker configuration."""
     for topic in TOPICS:
         yield (
             topic,
             {
                 "cleanup.policy": "delete",
-                "retention.ms": str(int(topic.retention_ms * retention_scale)),
+                "retention.ms": str(topic.retention_ms),
                 "max.message.bytes": str(topic.max_message_bytes),
             },
         )
