@@ -39,7 +39,8 @@ def _topic_row(topic: Topic) -> tuple[str, ...]:
     value = topic.message.__name__ if topic.message else topic.description
     days, size = topic.retention_ms // DAY_MS, topic.max_message_bytes // MIB
     linked = f"[{value}](#{value.lower()})" if topic.message else value
-    return f"`{topic.name}`", topic.key, linked, topic.written_by, f"{days} d", f"{size} MiB"
+    kept = "the last of each key" if topic.compacted else f"{days} d"
+    return f"`{topic.name}`", topic.key, linked, topic.written_by, kept, f"{size} MiB"
 
 
 def reason_table() -> str:

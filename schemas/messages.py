@@ -147,6 +147,25 @@ class FeatureVector(Message):
     model: str
     position: LogPosition = Field(description="Of the pair in `inference.pairs`")
     features: dict[str, Tensor] = Field(description="Feature vector by detector name")
+    answered_at: Timestamp | None = Field(None, description="Of the pair's response; names the index of its record")
+
+
+class Mark(Contract):
+    """How far one partition of `inference.pairs` has been counted."""
+
+    partition: int = Field(ge=0)
+    offset: int = Field(ge=0, description="The highest that counts as seen")
+
+
+class WindowStart(Message):
+    """Where a model's next drift window begins: with the log of features, all that is needed to compute it again."""
+
+    model: str
+    sequence: int = Field(ge=0, description="Number of the window")
+    partition: int = Field(ge=0, description="Of `monitoring.features`")
+    offset: int = Field(ge=0, description="Of the first message to read")
+    reported: int = Field(0, ge=0, description="Pairs at its beginning that windows before have reported, too")
+    marks: tuple[Mark, ...] = Field((), description="What windows before have counted")
 
 
 class DriftTest(Contract):
@@ -170,6 +189,7 @@ class DriftReport(Message):
     size: int = Field(ge=1)
     closed_by: Literal["full", "age"]
     request_ids: tuple[RequestId, ...] | None = None
+    start: WindowStart | None = Field(None, description="From where the window can be computed again")
     detectors: dict[str, DriftTest]
     reported_at: Timestamp
 
@@ -246,6 +266,7 @@ MESSAGES: tuple[type[Message], ...] = (
     InferencePair,
     Feedback,
     FeatureVector,
+    WindowStart,
     OutlierVerdict,
     DriftReport,
     PerformanceReport,

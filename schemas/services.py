@@ -44,13 +44,13 @@ SERVICES: tuple[Service, ...] = (
         "outliers",
         "Judges how strange each image is",
         receives=(topics.PAIRS,),
-        sends=(topics.OUTLIERS, topics.DEAD_LETTERS),
+        sends=(topics.OUTLIERS, topics.EXPLANATION_REQUESTS, topics.DEAD_LETTERS),
     ),
     Service(
         "drift",
         "Extracts features of each pair, then tests windows of them against the reference",
-        receives=(topics.PAIRS, topics.FEATURES),
-        sends=(topics.FEATURES, topics.DRIFT, topics.DEAD_LETTERS),
+        receives=(topics.PAIRS, topics.FEATURES, topics.DRIFT_STATE),
+        sends=(topics.FEATURES, topics.DRIFT_STATE, topics.DRIFT, topics.DEAD_LETTERS),
     ),
     Service(
         "confusion",

@@ -13,6 +13,7 @@ from schemas.messages import (
     InferencePair,
     OutlierVerdict,
     PerformanceReport,
+    WindowStart,
 )
 
 DAY_MS = 86_400_000
@@ -31,6 +32,7 @@ class Topic:
         joined: whether its partition count must equal that of the other joined topics, so that one id is on one
             partition of each of them.
         message: the model of its values; None where the value is not one of ours (requests, dead letters).
+        compacted: only the last message of each key is kept, for as long as the topic lives.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Topic:
     joined: bool
     retention_ms: int
     max_message_bytes: int = 2 * MIB
+    compacted: bool = False
 
 
 REQUESTS = Topic(
@@ -78,10 +81,20 @@ FEATURES = Topic(
     "monitoring.features",
     "model",
     "drift agent, first stage",
-    "Compact features of each pair",
+    "Compact features of each pair. A message without a value says that time has passed",
     FeatureVector,
     False,
     7 * DAY_MS,
+)
+DRIFT_STATE = Topic(
+    "monitoring.drift-state",
+    "model/instance",
+    "drift agent, second stage",
+    "Where the next drift window of each model begins; on the partition of its features",
+    WindowStart,
+    False,
+    -1,
+    compacted=True,
 )
 OUTLIERS = Topic(
     "monitoring.outliers",
@@ -122,6 +135,7 @@ TOPICS: tuple[Topic, ...] = (
     FEEDBACK,
     EXPLANATION_REQUESTS,
     FEATURES,
+    DRIFT_STATE,
     OUTLIERS,
     DRIFT,
     PERFORMANCE,
@@ -136,7 +150,7 @@ def topic_configs() -> Iterator[tuple[Topic, dict[str, str]]]:
         yield (
             topic,
             {
-                "cleanup.policy": "delete",
+                "cleanup.policy": "compact" if topic.compacted else "delete",
                 "retention.ms": str(topic.retention_ms),
                 "max.message.bytes": str(topic.max_message_bytes),
             },
