@@ -63,7 +63,7 @@ def run_demo(images: int, output: Path) -> bool:
     verdict.seconds["data"] = time.monotonic() - began
     console.print(f"Starting broker, record store and worker (logs in {output / 'logs'}) …")
     try:
-        with running_stack(Ports(0, 0, 0), output / "servers", 1, LogFiles(output / "logs")) as stack:
+        with running_stack(Ports(0, 0, 0, 0), output / "servers", 1, LogFiles(output / "logs")) as stack:
             verdict.seconds["start"] = time.monotonic() - began - verdict.seconds["data"]
             _story(stack, images, verdict, console)
     finally:

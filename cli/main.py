@@ -35,6 +35,7 @@ def up(
     kafka_port: Annotated[int, typer.Option(help="Port of the embedded broker; 0 for any.")] = 9092,
     elasticsearch_port: Annotated[int, typer.Option(help="Port of the embedded record store; 0 for any.")] = 9200,
     worker_port: Annotated[int, typer.Option(help="HTTP port of the first worker; 0 for any.")] = 8080,
+    agents_port: Annotated[int, typer.Option(help="HTTP port of the first agent; 0 for any.")] = 8090,
     workers: Annotated[int, typer.Option(min=1, help="Inference workers to run.")] = 1,
     data: Annotated[Path, typer.Option(help="Where the embedded servers keep their data.")] = Path("build/up"),
 ) -> None:
@@ -42,13 +43,16 @@ def up(
     from cli.stack import Ports
     from cli.up import run_up
 
-    run_up(Ports(kafka_port, elasticsearch_port, worker_port), workers, data)
+    run_up(Ports(kafka_port, elasticsearch_port, worker_port, agents_port), workers, data)
 
 
 @app.command()
 def setup() -> None:
-    """Create the topics on the brokers of KAFKA_BOOTSTRAP_SERVERS. Safe to repeat."""
+    """Create the topics on the brokers and the index templates in the record store. Safe to repeat."""
+    import asyncio
+
     from runtime.kafka import create_topics
+    from runtime.record_indices import setup_record_store
     from runtime.settings import Settings, read_settings
 
     settings = read_settings(Settings)
@@ -56,6 +60,8 @@ def setup() -> None:
     typer.echo(
         f"{settings.kafka_bootstrap_servers}: " + (f"created {', '.join(created)}" if created else "nothing to do")
     )
+    applied = asyncio.run(setup_record_store(settings))
+    typer.echo(f"{settings.elasticsearch_url}: {', '.join(applied)}")
 
 
 @app.command()

@@ -30,7 +30,8 @@ def _print_urls(console: Console, stack: Stack) -> None:
     console.print(f"  Kafka           {stack.settings.kafka_bootstrap_servers}", highlight=False)
     console.print(f"  Elasticsearch   {stack.settings.elasticsearch_url}", highlight=False)
     for name, url in stack.urls.items():
-        console.print(f"  {name:<15} {url}  (/metrics, /health/ready, /v2, /v1)", highlight=False)
+        more = ", /v2, /v1" if name.startswith("worker") else ""
+        console.print(f"  {name:<15} {url}  (/metrics, /health/ready{more})", highlight=False)
     console.print(
         f"Try, in another terminal:\n  export KAFKA_BOOTSTRAP_SERVERS={stack.settings.kafka_bootstrap_servers}\n"
         "  modelwatch produce cifar10 --count 1000\n  modelwatch pairs",

@@ -1,4 +1,4 @@
-"""Batches of raw messages from a Faust stream: computed one by one, made safe several at a time, acknowledged in order."""
+"""Batches of raw messages from a Faust stream: computed one by one, made safe together, acknowledged in order."""
 
 import asyncio
 import threading
@@ -39,7 +39,7 @@ class Stage(Protocol[Result]):
         """Make the results safe. Later batches may be computed and delivered meanwhile; all are begun in order."""
 
     def safe(self, batch: Batch, result: Result) -> Mapping[TP, int]:
-        """Up to where each partition need not be read again once `deliver` has returned for this and earlier batches."""
+        """Up to where nothing need be read again once this and all earlier batches are delivered, by partition."""
 
 
 class BatchStage:

@@ -6,10 +6,11 @@ Stock Faust 0.15.3 loses records in each of the ways named below. Every piece ha
 
 import os
 import ssl
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import faust
+from aiokafka import TopicPartition
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -38,6 +39,28 @@ class CommittedConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._isolation_level = "read_committed"  # handed to the fetcher when the consumer starts
         return consumer
 
+    def fetch_position(self, tp: TP) -> int | None:
+        """Offset of the next message to hand over, markers passed; None while it is unknown."""
+        assignment = self._ensure_consumer()._subscription.subscription.assignment
+        state = assignment.state_value(TopicPartition(tp.topic, tp.partition)) if assignment else None
+        return state.position if state is not None and state.has_valid_position else None
+
+    def is_member(self) -> bool:
+        """Whether the group's coordinator knows us."""
+        coordinator = self._ensure_consumer()._coordinator
+        return bool(coordinator.member_id) and coordinator.generation >= 0
+
+
+class EpochListener(driver.ConsumerRebalanceListener):
+    """Numbers assignments by itself: a broker's generations begin again with a new group and then look like old."""
+
+    async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
+        """A new assignment, also where it holds the same partitions: all is read again from the committed offsets."""
+        app = self._thread.app
+        app.consumer_generation_id += 1
+        assigned = {TP(tp.topic, tp.partition) for tp in assigned}
+        await self._thread.on_partitions_assigned(assigned, app.consumer_generation_id)
+
 
 class ExplicitConsumer(driver.Consumer):
     """Commits, for each partition, the one offset up to which the agent said that results are safe.
@@ -47,18 +70,46 @@ class ExplicitConsumer(driver.Consumer):
     out of order, and when a partition without a commit is not begun at its first message. None of it is used here.
     """
 
+    RebalanceListener = EpochListener
+    _thread: CommittedConsumerThread
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._safe: dict[TP, int] = {}
         self._confirmed: dict[TP, int] = {}
 
-    def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
+    def _new_consumer_thread(self) -> CommittedConsumerThread:
         return CommittedConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def mark_safe(self, tp: TP, offset: int, generation: int) -> None:
         """Results of everything before `offset` are safe. Ignored if it was read under an earlier assignment."""
         if generation == self.app.consumer_generation_id and offset > self._safe.get(tp, 0):
             self._safe[tp] = offset
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
+        """What was fetched, unless a rebalance came between: Faust would take it for the new assignment's."""
+        generation = self.app.consumer_generation_id
+        async for tp, message in super().getmany(timeout):
+            if self.app.consumer_generation_id != generation:
+                return
+            yield tp, message
+
+    def uncommitted(self) -> dict[TP, int]:
+        """By partition, the committed offset that the brokers have confirmed where a higher one is safe."""
+        return {tp: self._confirmed.get(tp, 0) for tp, offset in self._safe.items() if self._should_commit(tp, offset)}
+
+    def lag(self, tp: TP, processed: int | None) -> int | None:
+        """Messages not processed yet; None while the partition's end is unknown.
+
+        A transaction's marker at the end is no message, and so never processed; the fetch position is behind it.
+        """
+        end, read = self.highwater(tp), self._read_offset[tp]
+        if end is None:
+            return None
+        position = self._thread.fetch_position(tp)
+        if position is not None and position >= end and (read is None or processed is None or processed > read):
+            return 0
+        return max(0, end - (processed or self._confirmed.get(tp) or 0))
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         return

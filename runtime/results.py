@@ -16,6 +16,13 @@ from schemas.headers import dead_letter_headers
 from schemas.refusal import Refusal
 from schemas.topics import DEAD_LETTERS
 
+GAPLESS = {
+    "enable.gapless.guarantee": True,
+    # A message that timed out would be a gap that the guarantee does not cover.
+    "message.timeout.ms": 0,
+    # librdkafka 2.16 warns that the guarantee is experimental, each time.
+    "log_level": 3,
+}
 CLOSE_SECONDS = 2.0
 MAX_LETTER_BYTES = DEAD_LETTERS.max_message_bytes - (64 << 10)
 """Of key, value and headers together, so that our own headers and the framing fit as well."""
@@ -49,7 +56,7 @@ class Results:
     """
 
     def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
-        self._producer = kafka.producer(settings, None, **{"enable.gapless.guarantee": True})
+        self._producer = kafka.producer(settings, None, **GAPLESS)
         self._loop = loop
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="results", daemon=True)
