@@ -122,6 +122,20 @@ def doctor() -> None:
     raise typer.Exit(0 if run_doctor() else 1)
 
 
+@app.command()
+def replay(
+    begin: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="RFC 3339, e.g. 2026-01-31T12:00:00Z; default: all.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="RFC 3339; default: now.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compute drift windows and outlier verdicts again, and compare. Exit status 1 if anything is not as recorded."""
+    from cli.replay.command import run_replay
+
+    raise typer.Exit(0 if run_replay(begin, end, as_json) else 1)
+
+
 @bench_app.command("worker")
 def bench_worker(
     seconds: Annotated[float, typer.Option(min=1, help="Time for each figure.")] = 6.0,

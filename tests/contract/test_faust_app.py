@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import faust
-import pytest
 
 from runtime import kafka
 from runtime.batches import Batch, BatchStage, Pipeline
@@ -323,5 +322,3 @@ def test_lag_reads_zero_behind_a_trailing_marker(kafka_settings: Settings, topic
 
     asyncio.run(measure())
     assert lags == [7], "the end is at 11, behind the marker"
-
-

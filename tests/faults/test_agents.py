@@ -1,0 +1,131 @@
+"""The agents under kill -9: each pair has one record with its verdict, and is in one window, as if undisturbed.
+
+`MODELWATCH_FULL_FAULTS=1` runs the whole size: 20,000 pairs and 10 kills, with every detector of the reference model.
+"""
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agents.outliers.detector import OutlierDetector
+from runtime.embedded import EmbeddedServers
+from runtime.model_folder import load_model_folders
+from runtime.record_indices import setup_record_store
+from runtime.settings import Settings
+from schemas.topics import DEAD_LETTERS
+from tests.faults.agents import Fleet, Store, make_models, reports, undisturbed, wait_for, without_time
+from tests.faults.pair_feed import PairFeed
+from tests.integration.workers import WorkerProcess
+from tests.servers.apache_kafka import ApacheKafka
+from tests.servers.messages import read
+from training.datasets import load_split
+
+FULL = os.environ.get("MODELWATCH_FULL_FAULTS") == "1"
+PAIRS, KILLS, RATE = (20_000, 10, 100.0) if FULL else (4_000, 4, 80.0)
+WINDOW = 1000 if FULL else 200
+DETECTORS = ("untrained_encoder", "probabilities") if FULL else ("probabilities",)
+SETTLE_SECONDS = 240.0
+SESSION_MS = "6000"
+"""Shorter than an agent's start: some kills cause a rebalance, others are over before."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[EmbeddedServers]:
+    """A record store for one test, with our templates."""
+    servers = EmbeddedServers(tmp_path / "store")
+    servers.start()
+    asyncio.run(setup_record_store(Settings(elasticsearch_url=servers.elasticsearch)))
+    yield servers
+    servers.kill()
+
+
+def agent(module: str, number: int, kafka: ApacheKafka, store: str, models: Path, folder: Path) -> WorkerProcess:
+    environment = {
+        "ELASTICSEARCH_URL": store,
+        "MODELWATCH_SESSION_TIMEOUT_MS": SESSION_MS,
+        "MODELWATCH_GROUP": f"test-{module}",
+    }
+    name = f"{module}-{number}"
+    return WorkerProcess(
+        kafka.bootstrap, folder, name, models=models, environment=environment, module=f"agents.{module}"
+    )
+
+
+@pytest.mark.real_kafka
+@pytest.mark.timeout(900 if FULL else 420)
+def test_killed_agents_lose_and_repeat_nothing(
+    own_kafka: ApacheKafka, own_settings: Settings, store: EmbeddedServers, tmp_path: Path
+) -> None:
+    models = make_models(tmp_path / "models", ["fast", "slow"], {"window_size": WINDOW}, DETECTORS)
+    processes = [
+        agent(module, number, own_kafka, store.elasticsearch, models, tmp_path)
+        for module in ("outliers", "drift")
+        for number in range(2)
+    ]
+    fleet = Fleet(processes, seed=int(time.time()))
+    records = Store(store.elasticsearch)
+    try:
+        fleet.start()
+        feed = PairFeed(own_settings, "pair", PAIRS, RATE, {"fast": 3, "slow": 1}).start()
+        for _ in range(KILLS):
+            time.sleep(PAIRS / RATE / (KILLS + 1))
+            fleet.kill_one()
+        feed.join()
+        wanted = sum(count // WINDOW for count in Counter(feed.models.values()).values())
+
+        def done() -> bool:
+            return records.count("inferences", "outlier.score") == PAIRS and len(reports(own_settings)) == wanted
+
+        def state() -> str:
+            scored, windows = records.count("inferences", "outlier.score"), len(reports(own_settings))
+            return f"{scored} of {PAIRS} scored, {windows} of {wanted} windows"
+
+        wait_for(done, SETTLE_SECONDS, state, fleet.revive)
+        statuses = fleet.stop()
+    finally:
+        fleet.kill()
+    print(f"kills: {dict(fleet.kills)}")
+    assert statuses == [0, 0, 0, 0]
+    assert fleet.setbacks == []
+    assert read(own_settings, DEAD_LETTERS.name) == []
+    _check_records(records, feed, models)
+    _check_windows(own_settings, records, feed, models)
+
+
+def _check_records(records: Store, feed: PairFeed, models: Path) -> None:
+    """One record a pair, with the verdict that the detector gives its image."""
+    found = records.all("inferences", ["model", "outlier.score", "outlier.is_outlier"])
+    assert found.keys() == feed.models.keys()
+    detector = OutlierDetector(load_model_folders(models)["fast"])
+    images = load_split("test", progress=False)[0]
+    rows = sorted(set(feed.rows.values()))
+    scores = dict(zip(rows, detector.score(images[np.array(rows)]).scores.tolist(), strict=True))
+    for request_id, record in found.items():
+        score = scores[feed.rows[request_id]]
+        assert record["model"] == feed.models[request_id]
+        assert record["outlier"]["score"] == score
+        assert record["outlier"]["is_outlier"] == (score > detector.threshold)
+
+
+def _check_windows(settings: Settings, records: Store, feed: PairFeed, models: Path) -> None:
+    """Windows hold each pair once, and are those of a reader that was never killed, p-values and all."""
+    found, expected = reports(settings), undisturbed(settings, models)
+    assert {name: without_time(one) for name, one in found.items()} == {
+        name: without_time(one) for name, one in expected.items()
+    }
+    for model, count in Counter(feed.models.values()).items():
+        own = [report for report in found.values() if report.model == model]
+        ids = [request_id for report in own for request_id in report.request_ids or ()]
+        assert len(ids) == len(set(ids)) == count // WINDOW * WINDOW
+        assert {feed.models[request_id] for request_id in ids} == {model}
+        assert {report.closed_by for report in own} == {"full"}
+    assert records.all("drift", ["size"]).keys() == found.keys()
+    window_of = {name: one.window_id for one in found.values() for name in one.request_ids or ()}
+    linked = records.all("inferences", ["drift.window_id"])
+    assert {name: one["drift"]["window_id"] for name, one in linked.items() if one} == window_of
