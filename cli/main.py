@@ -150,6 +150,33 @@ def bench_worker(
         typer.echo(json.dumps(report, indent=2))
 
 
+@bench_app.command("outliers")
+def bench_outliers(
+    pairs: Annotated[int, typer.Option(min=2000, help="Pairs in the agent's backlog.")] = 10_000,
+    seconds: Annotated[float, typer.Option(min=1, help="Time for alibi-detect alone, before and after.")] = 6.0,
+    as_json: Json = False,
+) -> None:
+    """The outliers agent, from Kafka to the record store, beside alibi-detect's `predict` alone."""
+    from cli.bench.agents import run_bench_outliers
+
+    report = run_bench_outliers(pairs, seconds, Console(stderr=True))
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+
+
+@bench_app.command("drift")
+def bench_drift(
+    pairs: Annotated[int, typer.Option(min=2000, help="Pairs in the agent's backlog.")] = 10_000,
+    as_json: Json = False,
+) -> None:
+    """One window's test beside alibi-detect's, and the whole drift agent."""
+    from cli.bench.agents import run_bench_drift
+
+    report = run_bench_drift(pairs, Console(stderr=True))
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+
+
 def main() -> None:
     """Entry point: a user's mistake ends in one line, not a traceback."""
     quieten()

@@ -16,7 +16,7 @@ from runtime.errors import TransientError
 from runtime.faust_app import create_app, end_process, raw_topic
 from runtime.health import Health, HttpServer
 from runtime.logging import get_logger
-from runtime.metrics import CommonMetrics
+from runtime.metrics import AgentMetrics
 from runtime.record_indices import templates_are_there
 from runtime.results import DeadLetters, Results
 from runtime.settings import AgentSettings
@@ -47,7 +47,7 @@ class Context:
     results: Results
     letters: DeadLetters
     store: AsyncElasticsearch
-    metrics: CommonMetrics
+    metrics: AgentMetrics
     pipelines: list[Pipeline[Any]] = field(default_factory=list)
     timers: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -107,13 +107,14 @@ class AgentProcess:
         build: makes the agent: loads and warms its models, which takes its time.
     """
 
-    def __init__(self, name: str, settings: AgentSettings, metrics: CommonMetrics, build: Callable[[], Agent]) -> None:
+    def __init__(self, name: str, settings: AgentSettings, metrics: AgentMetrics, build: Callable[[], Agent]) -> None:
         self._name = name
         self._settings = settings
         self._metrics = metrics
         self._build = build
         self._health = Health("models", "kafka", "elasticsearch")
         self._delivered = -1
+        self._epoch = 0
         self._uncommitted: dict[Any, int] = {}
 
     def run(self) -> None:
@@ -198,18 +199,24 @@ class AgentProcess:
             if member or context.app.rebalancing:
                 self._health.beat("membership", MEMBER_MAX_AGE)
             self._health.ready("kafka", member, "" if member else "not a member of the consumer group")
-            lags = {tp: self._lag(context, tp) for tp in assignment}
-            for tp in shown - assignment:
+            self._count_assignments(context.app.consumer_generation_id)
+            lags = {tp: lag for tp in assignment if (lag := self._lag(context, tp)) is not None}
+            for tp in shown - lags.keys():
                 self._metrics.consumer_lag.remove(tp.topic, str(tp.partition))
             for tp, lag in lags.items():
                 self._metrics.consumer_lag.labels(tp.topic, str(tp.partition)).set(lag)
-            shown = set(assignment)
+            shown = set(lags)
             self._beat_progress(context, sum(lags.values()))
             await asyncio.sleep(WATCH_SECONDS)
 
-    def _lag(self, context: Context, tp: Any) -> int:
+    def _count_assignments(self, epoch: int) -> None:
+        self._metrics.assignments.inc(epoch - self._epoch)
+        self._epoch = epoch
+
+    def _lag(self, context: Context, tp: Any) -> int | None:
         processed = [pipeline.processed[tp] for pipeline in context.pipelines if tp in pipeline.processed]
-        return context.app.consumer.lag(tp, processed[0] if processed else None) or 0
+        lag: int | None = context.app.consumer.lag(tp, processed[0] if processed else None)
+        return lag
 
     def _beat_progress(self, context: Context, lag: int) -> None:
         delivered = sum(pipeline.delivered for pipeline in context.pipelines)

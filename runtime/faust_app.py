@@ -87,12 +87,25 @@ class ExplicitConsumer(driver.Consumer):
             self._safe[tp] = offset
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
-        """What was fetched, unless a rebalance came between: Faust would take it for the new assignment's."""
+        """What was fetched, unless a rebalance came between: then all begins again at the committed offsets.
+
+        Faust takes what a fetch brings for the present assignment's, although it may have been fetched under the one
+        before, or half of it be dropped; and it notes what it dropped as read. Either would leave a hole.
+        """
         generation = self.app.consumer_generation_id
         async for tp, message in super().getmany(timeout):
             if self.app.consumer_generation_id != generation:
-                return
+                break
             yield tp, message
+        if self.app.consumer_generation_id != generation and self.assignment():
+            await self._begin_again()
+
+    async def _begin_again(self) -> None:
+        """Seek to the committed offsets, and to the beginning where there is none, where Faust would stay."""
+        await self.perform_seek()
+        for tp in self.assignment():
+            if self._read_offset[tp] is None:
+                await self._thread.seek_to_beginning(TopicPartition(tp.topic, tp.partition))
 
     def uncommitted(self) -> dict[TP, int]:
         """By partition, the committed offset that the brokers have confirmed where a higher one is safe."""

@@ -44,6 +44,18 @@ class CommonMetrics:
         )
 
 
+class AgentMetrics(CommonMetrics):
+    """Metrics of every agent."""
+
+    def __init__(self, registry: CollectorRegistry, service: str) -> None:
+        super().__init__(registry, service)
+        self.assignments = Counter(
+            "modelwatch_assignments",
+            "Times that partitions were assigned to this instance; many in a short time are a storm of rebalances",
+            registry=registry,
+        )
+
+
 class WorkerMetrics(CommonMetrics):
     """Metrics of the inference worker."""
 
@@ -105,7 +117,7 @@ class WorkerMetrics(CommonMetrics):
         )
 
 
-class OutliersMetrics(CommonMetrics):
+class OutliersMetrics(AgentMetrics):
     """Metrics of the outliers agent.
 
     Args:
@@ -151,7 +163,7 @@ class OutliersMetrics(CommonMetrics):
         )
 
 
-class DriftMetrics(CommonMetrics):
+class DriftMetrics(AgentMetrics):
     """Metrics of the drift agent."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
