@@ -84,7 +84,9 @@ class Fleet:
                 process.start()
 
     def stop(self) -> list[int]:
-        """SIGTERM all; their exit statuses."""
+        """SIGTERM all, once all are up; their exit statuses."""
+        for process in self.processes:
+            process.wait_ready()
         self._stopping.set()
         if self._watch.ident is not None:
             self._watch.join()

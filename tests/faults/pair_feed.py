@@ -82,17 +82,20 @@ class PairFeed:
 
     def _write(self, producer: Producer, batch: range, prefix: str) -> None:
         producer.begin_transaction()
-        now = time.time()
         for index in batch:
-            model, row, key = self._model_of(index), index % len(self._images), f"{prefix}-{index:06d}"
-            rng = np.random.default_rng(index)
-            probabilities = rng.dirichlet(np.ones(10))[None].astype(np.float32).clip(0, 1)
-            image = self._images[row][None]
-            [value] = self._writers[model].encode(
-                [key], image, [{}], [now], [None], probabilities, [0.01], [0.0], 0.01, 1, now
-            )
-            headers = event_headers(key, PAIR_TYPE, WORKER_SOURCE, rfc3339(now), model, None)
-            kafka.produce(producer, PAIRS.name, value=value, key=key, headers=headers)
+            model, key = self._model_of(index), f"{prefix}-{index:06d}"
+            headers = event_headers(key, PAIR_TYPE, WORKER_SOURCE, rfc3339(time.time()), model, None)
+            kafka.produce(producer, PAIRS.name, value=self.value(index, key), key=key, headers=headers)
             if prefix != "aborted":
-                self.models[key], self.rows[key] = model, row
+                self.models[key], self.rows[key] = model, index % len(self._images)
         producer.flush(30)
+
+    def value(self, index: int, key: str) -> bytes:
+        """The pair of that number under a request id."""
+        now, model = time.time(), self._model_of(index)
+        probabilities = np.random.default_rng(index).dirichlet(np.ones(10))[None].astype(np.float32).clip(0, 1)
+        image = self._images[index % len(self._images)][None]
+        [value] = self._writers[model].encode(
+            [key], image, [{}], [now], [None], probabilities, [0.01], [0.0], 0.01, 1, now
+        )
+        return value

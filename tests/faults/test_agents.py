@@ -11,13 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import orjson
+import psutil
 import pytest
 
 from agents.outliers.detector import OutlierDetector
+from cli.supervisor import answers
+from runtime import kafka
 from runtime.embedded import EmbeddedServers
 from runtime.model_folder import load_model_folders
 from runtime.record_indices import setup_record_store
 from runtime.settings import Settings
+from schemas import topics
 from schemas.topics import DEAD_LETTERS
 from tests.faults.agents import Fleet, Store, make_models, reports, undisturbed, wait_for, without_time
 from tests.faults.pair_feed import PairFeed
@@ -31,6 +36,8 @@ PAIRS, KILLS, RATE = (20_000, 10, 100.0) if FULL else (4_000, 4, 80.0)
 WINDOW = 1000 if FULL else 200
 DETECTORS = ("untrained_encoder", "probabilities") if FULL else ("probabilities",)
 SETTLE_SECONDS = 240.0
+AWAY_SECONDS = 60.0 if FULL else 12.0
+MAX_GROWTH_BYTES = 150 << 20
 SESSION_MS = "6000"
 """Shorter than an agent's start: some kills cause a rebalance, others are over before."""
 
@@ -96,6 +103,69 @@ def test_killed_agents_lose_and_repeat_nothing(
     assert read(own_settings, DEAD_LETTERS.name) == []
     _check_records(records, feed, models)
     _check_windows(own_settings, records, feed, models)
+
+
+def with_unmappable_label(value: bytes) -> bytes:
+    """A pair that every reader takes, with an index of a class that the mapping's integer cannot hold."""
+    pair = orjson.loads(value)
+    pair["response"]["predicted"] = 2**40
+    return orjson.dumps(pair)
+
+
+@pytest.mark.real_kafka
+@pytest.mark.timeout(300)
+def test_a_store_that_is_away_loses_no_record_and_costs_no_membership(
+    own_kafka: ApacheKafka, own_settings: Settings, store: EmbeddedServers, tmp_path: Path
+) -> None:
+    """One document in the midst is refused by the mapping: it alone is in the dead letters, whole."""
+    models = make_models(tmp_path / "models", ["fast"], {"window_size": WINDOW})
+    processes = [agent(module, 0, own_kafka, store.elasticsearch, models, tmp_path) for module in ("outliers", "drift")]
+    fleet, records = Fleet(processes, seed=0), Store(store.elasticsearch)
+    total = int(AWAY_SECONDS * RATE * 2)
+    try:
+        fleet.start()
+        feed = PairFeed(own_settings, "pair", total, RATE, {"fast": 1}).start()
+        wait_for(lambda: records.count("inferences", "outlier.score") > 100, 120, lambda: "the first records")
+        before = [(process.metric("modelwatch_assignments_total"), memory(process)) for process in processes]
+        store.stop()
+        poison = with_unmappable_label(feed.value(total, "poison"))
+        kafka.produce(producer := kafka.producer(own_settings), topics.PAIRS.name, key="poison", value=poison)
+        assert producer.flush(30) == 0
+        time.sleep(AWAY_SECONDS)
+        for process, (assignments, size) in zip(processes, before, strict=True):
+            assert process.alive and answers(f"{process.url}/health/live")
+            assert process.metric("modelwatch_assignments_total") == assignments
+            assert memory(process) - size < MAX_GROWTH_BYTES
+        store.start()
+        feed.join()
+
+        def scored() -> int:
+            return records.count("inferences", "outlier.score")
+
+        windows = (total + 1) // WINDOW
+        wait_for(
+            lambda: scored() == total and len(reports(own_settings)) == windows,
+            SETTLE_SECONDS,
+            lambda: f"{scored()} of {total} scored, {len(reports(own_settings))} of {windows} windows",
+        )
+        assert [process.metric("modelwatch_assignments_total") for process in processes] == [one for one, _ in before]
+        assert fleet.stop() == [0, 0]
+    finally:
+        fleet.kill()
+    [letter] = read(own_settings, DEAD_LETTERS.name)
+    headers = dict(letter.headers())
+    assert (letter.key(), letter.value()) == (b"poison", poison)
+    assert (headers["stage"], headers["reason"]) == (b"outliers", b"mapping_rejected")
+    assert headers["topic"] == topics.PAIRS.name.encode()
+    linked = {name for one in reports(own_settings).values() for name in one.request_ids or ()}
+    found = records.all("inferences", ["outlier.score"])
+    assert {name for name, one in found.items() if one} == set(feed.models)
+    assert len(linked) == windows * WINDOW
+
+
+def memory(process: WorkerProcess) -> int:
+    """Resident bytes."""
+    return int(psutil.Process(process.pid).memory_info().rss)
 
 
 def _check_records(records: Store, feed: PairFeed, models: Path) -> None:
