@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from agents.outliers.detector import OutlierDetector
+from cli.replay.command import replay
 from cli.supervisor import answers
 from runtime import kafka
 from runtime.embedded import EmbeddedServers
@@ -103,6 +104,8 @@ def test_killed_agents_lose_and_repeat_nothing(
     assert read(own_settings, DEAD_LETTERS.name) == []
     _check_records(records, feed, models)
     _check_windows(own_settings, records, feed, models)
+    settings = own_settings.model_copy(update={"elasticsearch_url": store.elasticsearch, "models": models})
+    _check_audit(settings, records, wanted)
 
 
 def with_unmappable_label(value: bytes) -> bytes:
@@ -179,7 +182,7 @@ def _check_records(records: Store, feed: PairFeed, models: Path) -> None:
     for request_id, record in found.items():
         score = scores[feed.rows[request_id]]
         assert record["model"] == feed.models[request_id]
-        assert record["outlier"]["score"] == score
+        assert record["outlier"]["score"] == pytest.approx(score, rel=1e-12)
         assert record["outlier"]["is_outlier"] == (score > detector.threshold)
 
 
@@ -199,3 +202,14 @@ def _check_windows(settings: Settings, records: Store, feed: PairFeed, models: P
     window_of = {name: one.window_id for one in found.values() for name in one.request_ids or ()}
     linked = records.all("inferences", ["drift.window_id"])
     assert {name: one["drift"]["window_id"] for name, one in linked.items() if one} == window_of
+
+
+def _check_audit(settings: Settings, records: Store, windows: int) -> None:
+    """`modelwatch replay` finds everything as recorded, and a record that was tampered with."""
+    audits = replay(settings, 0.0, time.time())
+    assert [audit.differences for audit in audits.values()] == [[], []]
+    assert [audit.compared for audit in audits.values()] == [windows, PAIRS]
+    [index] = list(records.call("GET", "modelwatch-inferences-*/_mapping"))
+    records.call("POST", f"{index}/_update/pair-000008?refresh=true", {"doc": {"outlier": {"score": 0.5}}})
+    [_, verdicts] = replay(settings, 0.0, time.time()).values()
+    assert [(one.what, one.field) for one in verdicts.differences] == [("pair-000008", "score")]
