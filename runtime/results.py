@@ -1,6 +1,7 @@
 """What an agent writes to topics: in order, without gaps, and safe before anything is acknowledged."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -59,6 +60,8 @@ class Results:
         self._producer = kafka.producer(settings, None, **GAPLESS)
         self._loop = loop
         self._closing = threading.Event()
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._failure: str | None = None
         self._thread = threading.Thread(target=self._poll, name="results", daemon=True)
         self._thread.start()
 
@@ -72,12 +75,17 @@ class Results:
             return
         done: asyncio.Future[None] = self._loop.create_future()
         flight = _Flight(len(messages), done, self._loop)
+        self._waiting.add(done)
         try:
             for message in messages:
                 self._produce(message, flight)
+            if self._failure is not None:
+                raise FatalError(self._failure)
+            await done
         except KafkaException as error:
             raise FatalError(f"a result could not be produced to {message.topic}: {error.args[0].str()}") from error
-        await done
+        finally:
+            self._waiting.discard(done)
 
     def _produce(self, message: Outgoing, flight: "_Flight") -> None:
         options: dict[str, Any] = {"value": message.value, "key": message.key, "headers": message.headers}
@@ -89,11 +97,22 @@ class Results:
 
     def _poll(self) -> None:
         while not self._closing.is_set():
-            self._producer.poll(0.2)
+            try:
+                self._producer.poll(0.2)
+            except KafkaException as error:  # a fatal one; there are no more delivery reports after it
+                self._loop.call_soon_threadsafe(self._fail, f"results cannot be delivered: {error.args[0].str()}")
+                return
+
+    def _fail(self, reason: str) -> None:
+        self._failure = reason
+        for done in self._waiting:
+            if not done.done():
+                done.set_exception(FatalError(reason))
 
     def close(self) -> None:
         """Deliver what is queued, for at most two seconds; who still waits for the rest waits in vain."""
-        self._producer.flush(CLOSE_SECONDS)
+        with contextlib.suppress(KafkaException):  # it has failed, and who waited has been told
+            self._producer.flush(CLOSE_SECONDS)
         self._closing.set()
         self._thread.join(1)
 

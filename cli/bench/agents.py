@@ -126,7 +126,7 @@ def _compare_tests(folder: ModelFolder, detector: DriftDetector, images: NDArray
     from alibi_detect.cd import KSDrift
 
     spec = folder.spec.drift[detector.name]
-    reference = load_arrays(folder, spec.reference)["features"]
+    reference = load_arrays(folder.file(spec.reference))["features"]
     probabilities = np.random.default_rng(0).dirichlet(np.ones(len(folder.spec.labels)), WINDOW)
     window = detector.features(images[:WINDOW], probabilities)
     alibi = KSDrift(reference, p_val=spec.p_value, correction=spec.correction)
