@@ -131,3 +131,9 @@ def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
     done = run("setup", MODELWATCH_KAFKA_PARTITIONS="many")
     assert done.returncode == 78
     assert "MODELWATCH_KAFKA_PARTITIONS" in done.stderr and "many" in done.stderr
+
+
+def test_a_time_that_cannot_be_read_is_named() -> None:
+    done = run("replay", "--from", "yesterday")
+    assert done.returncode == 78
+    assert "--from" in done.stderr and "yesterday" in done.stderr and "Traceback" not in done.stderr
