@@ -104,12 +104,16 @@ class AgentProcess:
 
     Args:
         name: the agent's, in logs and metrics.
+        group: consumer group.
         build: makes the agent: loads and warms its models, which takes its time.
     """
 
-    def __init__(self, name: str, settings: AgentSettings, metrics: AgentMetrics, build: Callable[[], Agent]) -> None:
+    def __init__(
+        self, name: str, settings: AgentSettings, group: str, metrics: AgentMetrics, build: Callable[[], Agent]
+    ) -> None:
         self._name = name
         self._settings = settings
+        self._group = group
         self._metrics = metrics
         self._build = build
         self._health = Health("models", "kafka", "elasticsearch")
@@ -149,7 +153,7 @@ class AgentProcess:
             return
         results = Results(self._settings, loop)
         settings = self._settings
-        app = create_app(settings, settings.group, 2 * settings.batch_size, settings.session_timeout_ms / 1000)
+        app = create_app(settings, self._group, 2 * settings.batch_size, settings.session_timeout_ms / 1000)
         letters = DeadLetters(results, self._metrics, self._name)
         context = Context(settings, app, results, letters, store, self._metrics)
         agent.wire(context)

@@ -78,8 +78,6 @@ class Settings(BaseSettings):
 class AgentSettings(Settings):
     """What every agent adds to the common settings."""
 
-    group: str = "modelwatch-agent"
-    """Consumer group; the instances of an agent that share it share the partitions."""
     session_timeout_ms: int = Field(30_000, ge=1_000)
     """An instance silent for this long loses its partitions to the others."""
     batch_size: int = Field(256, ge=1, le=10_000)

@@ -62,4 +62,4 @@ def run(settings: DriftSettings) -> None:
             settings.tick_seconds,
         )
 
-    AgentProcess(NAME, settings, metrics, build).run()
+    AgentProcess(NAME, settings, settings.drift_group, metrics, build).run()

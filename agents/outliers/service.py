@@ -155,7 +155,7 @@ def run(settings: OutliersSettings) -> None:
             metrics.threshold.labels(name).set(detector.threshold)
         return OutliersAgent(OutliersStage(folders, detectors, metrics, policy))
 
-    AgentProcess(NAME, settings, metrics, build).run()
+    AgentProcess(NAME, settings, settings.outliers_group, metrics, build).run()
 
 
 def _record(read: ReadPair, verdict: OutlierVerdict | None) -> PairRecord:

@@ -8,10 +8,8 @@ from runtime.settings import AgentSettings
 class OutliersSettings(AgentSettings):
     """What the outliers agent adds to the settings of every agent."""
 
-    group: str = "modelwatch-outliers"
+    outliers_group: str = "modelwatch-outliers"
     """Consumer group; the instances of the agent that share it share the partitions."""
-    port: int = Field(8081, ge=0, le=65535)
-    """Port of the HTTP server: /metrics and /health. 0: any free one."""
     explain_outliers_per_minute: float = Field(0.0, ge=0)
     """Explanations that flagged pairs of one model may ask for in a minute; more are dropped and counted. 0: none."""
     explain_outliers_burst: int = Field(5, ge=1)

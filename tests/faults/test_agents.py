@@ -57,7 +57,6 @@ def agent(module: str, number: int, kafka: ApacheKafka, store: str, models: Path
     environment = {
         "ELASTICSEARCH_URL": store,
         "MODELWATCH_SESSION_TIMEOUT_MS": SESSION_MS,
-        "MODELWATCH_GROUP": f"test-{module}",
     }
     name = f"{module}-{number}"
     return WorkerProcess(

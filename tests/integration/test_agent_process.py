@@ -35,7 +35,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer
 def agent(servers: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
     folder = tmp_path_factory.mktemp("agent")
     models = make_models(folder / "models", ["watched"], {"window_size": WINDOW, "max_age_seconds": 3})
-    environment = {"ELASTICSEARCH_URL": servers.elasticsearch, "MODELWATCH_GROUP": "integration-drift"}
+    environment = {"ELASTICSEARCH_URL": servers.elasticsearch}
     process = WorkerProcess(
         servers.kafka, folder, "drift-0", models=models, environment=environment, module="agents.drift"
     )
