@@ -72,9 +72,10 @@ class Monitoring:
 
     def masks(self) -> None:
         """Send the truck behind ten masks."""
+        self.console.print(f"Sending the truck behind {len(MASKS)} masks …", highlight=False)
         for size in MASKS:
             options = ProduceOptions("truck", 1, mask=size, prefix=f"demo-mask-{size:02d}")
-            self._send(f"truck, mask {size}", options)
+            self.sent.append(send(options, self.stack.settings, Console(quiet=True)))
 
     def check_masks(self) -> None:
         """Scores rise with the mask; small masks pass, large ones are flagged."""
