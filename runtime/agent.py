@@ -119,6 +119,7 @@ class AgentProcess:
         self._health = Health("models", "kafka", "elasticsearch")
         self._delivered = -1
         self._epoch = 0
+        self._shown: set[Any] = set()
         self._uncommitted: dict[Any, int] = {}
 
     def run(self) -> None:
@@ -158,9 +159,9 @@ class AgentProcess:
         context = Context(settings, app, results, letters, store, self._metrics)
         agent.wire(context)
         await app.start()
-        watch = loop.create_task(self._watch(context))
+        context.every(WATCH_SECONDS, lambda: self._watch(context))
         await stopping.wait()
-        for task in (watch, *context.timers):
+        for task in context.timers:
             task.cancel()
         await self._stop(context)
 
@@ -193,25 +194,21 @@ class AgentProcess:
         self._health.ready("elasticsearch", True)
 
     async def _watch(self, context: Context) -> None:
-        """Once a second: say that the loop goes round, and measure membership, progress and lag."""
-        shown: set[Any] = set()
-        while True:
-            self._health.beat("loop", LOOP_MAX_AGE)
-            consumer = context.app.consumer
-            assignment = consumer.assignment()
-            member = consumer._thread.is_member() and not context.app.rebalancing
-            if member or context.app.rebalancing:
-                self._health.beat("membership", MEMBER_MAX_AGE)
-            self._health.ready("kafka", member, "" if member else "not a member of the consumer group")
-            self._count_assignments(context.app.consumer_generation_id)
-            lags = {tp: lag for tp in assignment if (lag := self._lag(context, tp)) is not None}
-            for tp in shown - lags.keys():
-                self._metrics.consumer_lag.remove(tp.topic, str(tp.partition))
-            for tp, lag in lags.items():
-                self._metrics.consumer_lag.labels(tp.topic, str(tp.partition)).set(lag)
-            shown = set(lags)
-            self._beat_progress(context, sum(lags.values()))
-            await asyncio.sleep(WATCH_SECONDS)
+        """Say that the loop goes round, and measure membership, progress and lag."""
+        self._health.beat("loop", LOOP_MAX_AGE)
+        consumer, rebalancing = context.app.consumer, context.app.rebalancing
+        member = consumer.is_member() and not rebalancing
+        if member or rebalancing:
+            self._health.beat("membership", MEMBER_MAX_AGE)
+        self._health.ready("kafka", member, "" if member else "not a member of the consumer group")
+        self._count_assignments(context.app.consumer_generation_id)
+        lags = {tp: lag for tp in consumer.assignment() if (lag := self._lag(context, tp)) is not None}
+        for tp in self._shown - lags.keys():
+            self._metrics.consumer_lag.remove(tp.topic, str(tp.partition))
+        for tp, lag in lags.items():
+            self._metrics.consumer_lag.labels(tp.topic, str(tp.partition)).set(lag)
+        self._shown = set(lags)
+        self._beat_progress(context, sum(lags.values()))
 
     def _count_assignments(self, epoch: int) -> None:
         self._metrics.assignments.inc(epoch - self._epoch)

@@ -9,6 +9,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from faust.types import TP
 
+from runtime.errors import FatalError
+
 Result = TypeVar("Result")
 
 
@@ -81,6 +83,8 @@ class Pipeline(Generic[Result]):
         self._last: asyncio.Task[None] | None = None
         self._stopping = False
         self._computing = threading.Event()
+        self._taken: dict[TP, int] = {}
+        self._taken_under = -1
         self.delivered = 0
         self.processed: dict[TP, int] = {}
 
@@ -117,7 +121,25 @@ class Pipeline(Generic[Result]):
             generation = self._app.consumer_generation_id
             current = [event.message for event in events if event.message.generation_id == generation]
             if current:
+                self._check_chain(current, generation)
                 yield Batch(current, generation)
+
+    def _check_chain(self, messages: list[Any], generation: int) -> None:
+        """Each message follows the one that the consumer read before it.
+
+        Raises:
+            FatalError: one was lost on the way through Faust. Better down, and all read again, than a hole.
+        """
+        if generation != self._taken_under:
+            self._taken_under, self._taken = generation, {}
+        for message in messages:
+            previous = message.previous_offset
+            if previous is not None and previous != self._taken.get(message.tp):
+                raise FatalError(
+                    f"{message.topic} [{message.partition}]: offset {message.offset} follows {previous}, but "
+                    f"{self._taken.get(message.tp)} was the last to arrive; all is read again from the committed offset"
+                )
+            self._taken[message.tp] = message.offset
 
     async def _take(self, batch: Batch) -> None:
         await self._slots.acquire()

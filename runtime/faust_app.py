@@ -81,6 +81,8 @@ class ExplicitConsumer(driver.Consumer):
         super().__init__(*arguments, **options)
         self._safe: dict[TP, int] = {}
         self._confirmed: dict[TP, int] = {}
+        self._handed: dict[TP, int] = {}
+        self._chained_under = -1
 
     def _new_consumer_thread(self) -> CommittedConsumerThread:
         return CommittedConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -100,12 +102,21 @@ class ExplicitConsumer(driver.Consumer):
         async for tp, message in super().getmany(timeout):
             if self.app.consumer_generation_id != generation:
                 break
+            self._chain(tp, message)
             yield tp, message
         if self.app.consumer_generation_id != generation and self.assignment():
             await self._begin_again()
 
+    def _chain(self, tp: TP, message: Any) -> None:
+        """Tell each message which one was before it, so that a hole shows (`runtime.batches`); None at a beginning."""
+        if self._chained_under != self.app.consumer_generation_id:
+            self._chained_under, self._handed = self.app.consumer_generation_id, {}
+        message.previous_offset = self._handed.get(tp)
+        self._handed[tp] = message.offset
+
     async def _begin_again(self) -> None:
         """Seek to the committed offsets, and to the beginning where there is none, where Faust would stay."""
+        self._handed = {}
         try:
             await self.perform_seek()
         except (AssertionError, IllegalStateError):
@@ -113,6 +124,10 @@ class ExplicitConsumer(driver.Consumer):
         for tp in self.assignment():
             if self._read_offset[tp] is None:
                 await self._thread.seek_to_beginning(TopicPartition(tp.topic, tp.partition))
+
+    def is_member(self) -> bool:
+        """Whether the group's coordinator knows us."""
+        return self._thread.is_member()
 
     def uncommitted(self) -> dict[TP, int]:
         """By partition, the committed offset that the brokers have confirmed where a higher one is safe."""
