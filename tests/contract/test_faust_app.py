@@ -322,3 +322,49 @@ def test_lag_reads_zero_behind_a_trailing_marker(kafka_settings: Settings, topic
 
     asyncio.run(measure())
     assert lags == [7], "the end is at 11, behind the marker"
+
+
+def test_a_fetch_that_spans_a_rebalance_leaves_no_hole(
+    kafka_settings: Settings, topic: TopicFactory, unique: str
+) -> None:
+    """The assignment changes while a fetch is under way: what it brought is left out, and read again."""
+    name = topic(1)
+    transactions(kafka_settings, name, (100, True))
+    failures: list[BaseException] = []
+    offsets: list[int] = []
+
+    class Collecting(BatchStage):
+        def compute(self, batch: Batch) -> list[int]:
+            return [message.offset for message in batch.messages]
+
+        async def deliver(self, found: list[int]) -> None:
+            offsets.extend(found)
+
+    async def spanned() -> None:
+        app = create_app(kafka_settings, unique, 200)
+        pipeline = Pipeline(app, Collecting(), 50, 0.2, 2, failures.append)
+
+        async def take(stream: Any) -> None:
+            await pipeline.run(stream)
+
+        app.agent(raw_topic(app, [name]), name="agent")(take)
+        fetch, changes = app.consumer._getmany, []
+
+        async def fetch_across_a_change(*arguments: Any, **options: Any) -> Any:
+            records = await fetch(*arguments, **options)
+            if records and len(changes) < 2:
+                changes.append(app.consumer_generation_id)
+                app.consumer_generation_id += 1
+            return records
+
+        app.consumer._getmany = fetch_across_a_change
+        await app.start()
+        await until(lambda: 99 in offsets, "all are processed")
+        await app.consumer.commit()
+        await asyncio.wait_for(app.stop(), SECONDS)
+        assert len(changes) == 2
+
+    asyncio.run(spanned())
+    assert failures == []
+    assert sorted(set(offsets)) == list(range(100))
+    assert committed(kafka_settings, unique, name) == 100
