@@ -1,6 +1,7 @@
 """The demo's second act: what the agents say of clean images, of corrupted ones, and of the truck behind masks."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ SMALL, LARGE = 4, 16
 """Masks up to the first must pass, from the second on be flagged."""
 FIELDS = ["outlier.score", "outlier.is_outlier"]
 RATE_MARGIN = 0.03
+"""Other images than it was calibrated on; chance, of so many images, comes on top."""
 SETTLE_SECONDS = 240.0
 POLL_SECONDS = 0.5
 PAGE = 500
@@ -112,11 +114,12 @@ class Monitoring:
         rate, calibration = sum(flagged) / max(1, len(flagged)), self.spec.outliers and self.spec.outliers.calibration
         if calibration:
             nominal = calibration.false_positive_rate
+            margin = RATE_MARGIN + 3 * math.sqrt(nominal * (1 - nominal) / max(1, len(flagged)))
             self.verdict.check(
                 "clean images are flagged about as often as was set",
-                f"{nominal:.3f} ± {RATE_MARGIN}",
+                f"{nominal:.3f} ± {margin:.3f}",
                 f"{rate:.3f}",
-                abs(rate - nominal) <= RATE_MARGIN,
+                abs(rate - nominal) <= margin,
             )
 
     def _send(self, what: str, options: ProduceOptions) -> None:
