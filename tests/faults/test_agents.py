@@ -33,11 +33,11 @@ from tests.servers.messages import read
 from training.datasets import load_split
 
 FULL = os.environ.get("MODELWATCH_FULL_FAULTS") == "1"
-PAIRS, KILLS, RATE = (20_000, 10, 100.0) if FULL else (4_000, 4, 80.0)
+PAIRS, KILLS, RATE = (20_000, 10, 100.0) if FULL else (4_000, 4, 100.0)
 WINDOW = 1000 if FULL else 200
 DETECTORS = ("untrained_encoder", "probabilities") if FULL else ("probabilities",)
 SETTLE_SECONDS = 240.0
-AWAY_SECONDS = 60.0 if FULL else 12.0
+AWAY_SECONDS = 60.0 if FULL else 8.0
 MAX_GROWTH_BYTES = 150 << 20
 SESSION_MS = "6000"
 """Shorter than an agent's start: some kills cause a rebalance, others are over before."""

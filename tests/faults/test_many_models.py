@@ -18,7 +18,7 @@ from tests.integration.workers import WorkerProcess
 from tests.servers.apache_kafka import ApacheKafka
 
 MODELS = 50
-PAIRS, RATE = 5_000, 400.0
+PAIRS, RATE = 3_000, 300.0
 WINDOW, MAX_AGE = 40, 5.0
 
 
