@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from agents.confusion.settings import ConfusionSettings
 from agents.drift.settings import DriftSettings
 from agents.outliers.settings import OutliersSettings
 from inference.settings import WorkerSettings
@@ -17,6 +18,7 @@ SECTIONS: Sections = (
     ("Every agent", AgentSettings),
     ("Outliers agent", OutliersSettings),
     ("Drift agent", DriftSettings),
+    ("Confusion agent", ConfusionSettings),
 )
 
 

@@ -19,7 +19,7 @@ from runtime.record_indices import setup_record_store
 from runtime.settings import Settings, read_settings
 
 READY_SECONDS = 180.0
-AGENTS = ("outliers", "drift")
+AGENTS = ("outliers", "drift", "confusion")
 """Of `python -m agents.<name>`."""
 
 

@@ -55,8 +55,8 @@ class Context:
         """A writer of records."""
         return RecordSink(self.store, self.metrics, on_rejected)
 
-    def subscribe(self, topic: Topic, stage: Stage[Any], depth: int | None = None) -> Pipeline[Any]:
-        """Take the topic's messages through a stage, `depth` batches at a time."""
+    def subscribe(self, topics: Topic | Sequence[Topic], stage: Stage[Any], depth: int | None = None) -> Pipeline[Any]:
+        """Take the messages of a topic, or of several as one stream, through a stage, `depth` batches at a time."""
         settings = self.settings
         pipeline = Pipeline(
             self.app,
@@ -70,7 +70,8 @@ class Context:
         async def take(stream: Any) -> None:
             await pipeline.run(stream)
 
-        self.app.agent(raw_topic(self.app, [topic.name]), name=f"{type(stage).__name__}")(take)
+        names = [topic.name for topic in ([topics] if isinstance(topics, Topic) else topics)]
+        self.app.agent(raw_topic(self.app, names), name=f"{type(stage).__name__}")(take)
         self.pipelines.append(pipeline)
         return pipeline
 

@@ -13,6 +13,32 @@ LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.1
 MAX_SCORE_BUCKETS = 40
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
+DELAY_BUCKETS = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0, 604_800.0)
+PERFORMANCE_GAUGES: dict[str, tuple[str, ...]] = {
+    "confusion": ("Labelled pairs of the window by class", "truth", "predicted"),
+    "true_positives": ("Labelled pairs of a class that were answered so", "label"),
+    "true_negatives": ("Labelled pairs of other classes that were not answered so", "label"),
+    "false_positives": ("Labelled pairs of other classes that were answered so", "label"),
+    "false_negatives": ("Labelled pairs of a class that were answered otherwise", "label"),
+    "precision": ("Of a class; absent if it was never answered", "label"),
+    "recall": ("Of a class; absent if it never was the truth", "label"),
+    "specificity": ("Of a class; absent if every truth was this class", "label"),
+    "f1": ("Of a class; absent if it was neither answered nor the truth", "label"),
+    "average_precision": ("Over classes, macro or micro", "average"),
+    "average_recall": ("Over classes, macro or micro", "average"),
+    "average_specificity": ("Over classes, macro or micro", "average"),
+    "average_f1": ("Over classes, macro or micro", "average"),
+    "accuracy": ("Share of labelled pairs that were answered rightly",),
+    "log_loss": ("Mean negative logarithm of the probability of the truth, nats",),
+    "brier": ("Mean squared distance of the probabilities from the truth, over all classes",),
+    "calibration_error": ("Expected calibration error, 15 bins of equal width",),
+    "kl_divergence": ("Of the predicted from the true class distribution, nats",),
+    "label_coverage": ("Share of pairs that have a label",),
+    "labelled": ("Pairs of the window that have a label",),
+    "estimated_accuracy": ("Mean calibrated confidence of the window's pairs, labelled or not",),
+}
+"""By name without prefix: help text, and labels beside model, version and window (rolling, lifetime, latest)."""
+
 
 class CommonMetrics:
     """Metrics of every process."""
@@ -212,6 +238,44 @@ class DriftMetrics(AgentMetrics):
             ["model"],
             registry=registry,
         )
+
+
+class ConfusionMetrics(AgentMetrics):
+    """Metrics of the confusion agent.
+
+    Attributes:
+        performance: gauges of figures, by name; one instance shows those of a model, for all partitions.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry, "confusion")
+        self.joined_pairs = Counter(
+            "modelwatch_joined_pairs", "Answered pairs whose entry is safe", ["model"], registry=registry
+        )
+        self.feedback = Counter(
+            "modelwatch_feedback",
+            "Feedback by what it did (joined, corrected, duplicate, early: waits for its pair, late: by its record, "
+            "orphan, invalid); model is empty where it is not known",
+            ["model", "outcome"],
+            registry=registry,
+        )
+        self.feedback_delay = Histogram(
+            "modelwatch_feedback_delay_seconds",
+            "From a pair's answer to the moment its first truth was given",
+            ["model"],
+            buckets=DELAY_BUCKETS,
+            registry=registry,
+        )
+        self.join_entries = Gauge(
+            "modelwatch_join_entries", "Requests in the join's state of this instance", registry=registry
+        )
+        self.join_state = Gauge(
+            "modelwatch_join_state_bytes", "Disk that the join's state of this instance takes", registry=registry
+        )
+        self.performance = {
+            name: Gauge(f"modelwatch_{name}", text, ["model", "version", "window", *more], registry=registry)
+            for name, (text, *more) in PERFORMANCE_GAUGES.items()
+        }
 
 
 def buckets_about(thresholds: Sequence[float]) -> tuple[float, ...]:

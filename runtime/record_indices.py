@@ -17,7 +17,8 @@ log = get_logger(__name__)
 FOLDER = Path(__file__).resolve().parent.parent / "elasticsearch"
 INFERENCES = "inferences"
 DRIFT = "drift"
-KINDS = (INFERENCES, DRIFT)
+PERFORMANCE = "performance"
+KINDS = (INFERENCES, DRIFT, PERFORMANCE)
 """Label `index` of `modelwatch_records_total`, and the middle of each index's name."""
 POLICY = "modelwatch-retention"
 

@@ -55,8 +55,8 @@ SERVICES: tuple[Service, ...] = (
     Service(
         "confusion",
         "Joins pairs with feedback and measures how right the model is",
-        receives=(topics.PAIRS, topics.FEEDBACK),
-        sends=(topics.PERFORMANCE, topics.DEAD_LETTERS),
+        receives=(topics.PAIRS, topics.FEEDBACK, topics.JOINS, topics.JOIN_FOLDS, topics.PERFORMANCE_SUMS),
+        sends=(topics.JOINS, topics.JOIN_FOLDS, topics.PERFORMANCE_SUMS, topics.PERFORMANCE, topics.DEAD_LETTERS),
     ),
     Service(
         "explanations",

@@ -11,8 +11,11 @@ from schemas.messages import (
     FeatureVector,
     Feedback,
     InferencePair,
+    JoinEntry,
+    JoinFold,
     OutlierVerdict,
     PerformanceReport,
+    PerformanceSums,
     WindowStart,
 )
 
@@ -109,6 +112,35 @@ DRIFT = Topic("monitoring.drift", "model", "drift agent", "One report a window",
 PERFORMANCE = Topic(
     "monitoring.performance", "model", "confusion agent", "One report a window", PerformanceReport, False, 30 * DAY_MS
 )
+JOINS = Topic(
+    "monitoring.joins",
+    "request id",
+    "confusion agent, first stage",
+    "State of the join, an entry each time one changes. No value: nothing waits under this id any more",
+    JoinEntry,
+    True,
+    7 * DAY_MS,
+)
+JOIN_FOLDS = Topic(
+    "monitoring.join-folds",
+    "partition/instance",
+    "confusion agent, first stage",
+    "What the state of the join no longer holds, as sums; on the partition of its pairs",
+    JoinFold,
+    True,
+    -1,
+    compacted=True,
+)
+PERFORMANCE_SUMS = Topic(
+    "monitoring.performance-sums",
+    "model/version/window/partition/instance",
+    "confusion agent, first stage",
+    "Each partition's part of the windows; all of one model on one partition. No value: nothing is left of the window",
+    PerformanceSums,
+    False,
+    -1,
+    compacted=True,
+)
 EXPLANATIONS = Topic(
     "monitoring.explanations",
     "request id",
@@ -138,6 +170,9 @@ TOPICS: tuple[Topic, ...] = (
     DRIFT_STATE,
     OUTLIERS,
     DRIFT,
+    JOINS,
+    JOIN_FOLDS,
+    PERFORMANCE_SUMS,
     PERFORMANCE,
     EXPLANATIONS,
     DEAD_LETTERS,
