@@ -92,6 +92,34 @@ def produce(
 
 
 @app.command()
+def feedback(
+    prefix: Annotated[str | None, typer.Option(help="Start of the request ids, as `produce` printed it.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="File of rows id,truth instead; truth: class index or label.")
+    ] = None,
+    accuracy: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of right answers to feign; default the data set's labels.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Requests to tell about, by id; default all.")] = None,
+    delay: Annotated[float, typer.Option(min=0, help="Seconds to wait first.")] = 0.0,
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, help="Messages a second; default as fast as possible.")
+    ] = None,
+    shuffle: Annotated[bool, typer.Option(help="Send in random order.")] = False,
+    duplicates: Annotated[float, typer.Option(min=0, max=1, help="Share that is sent twice.")] = 0.0,
+    corrections: Annotated[float, typer.Option(min=0, max=1, help="Share that is wrong at first.")] = 0.0,
+    model: Annotated[str | None, typer.Option(help="Model that answered; default the workers' default model.")] = None,
+    seed: Annotated[int, typer.Option(help="For all that is random.")] = 0,
+) -> None:
+    """Send the truth about produced images to inference.feedback."""
+    from cli.feedback import FeedbackOptions, run_feedback
+
+    run_feedback(
+        FeedbackOptions(prefix, csv, accuracy, count, delay, rate, shuffle, duplicates, corrections, model, seed)
+    )
+
+
+@app.command()
 def pairs(
     last: Annotated[int, typer.Option(min=0, help="Show this many of each partition's latest pairs first.")] = 10,
     follow: Annotated[bool, typer.Option(help="Go on with new pairs until Ctrl-C.")] = True,
@@ -173,6 +201,23 @@ def bench_drift(
     from cli.bench.agents import run_bench_drift
 
     report = run_bench_drift(pairs, Console(stderr=True))
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+
+
+@bench_app.command("confusion")
+def bench_confusion(
+    pairs: Annotated[
+        int, typer.Option(min=2000, help="Pairs in the agent's backlog, and feedback about each.")
+    ] = 10_000,
+    ids: Annotated[int, typer.Option(min=0, help="Requests through the join's state alone.")] = 1_000_000,
+    max_entries: Annotated[int, typer.Option(min=1000, help="Bound of that state.")] = 250_000,
+    as_json: Json = False,
+) -> None:
+    """The confusion agent, from Kafka to the record store; and its state with many more requests than it may hold."""
+    from cli.bench.confusion import run_bench_confusion
+
+    report = run_bench_confusion(pairs, ids, max_entries, Console(stderr=True))
     if as_json:
         typer.echo(json.dumps(report, indent=2))
 

@@ -40,7 +40,7 @@ TIMEOUT_SECONDS = 300.0
 
 def run_bench_outliers(pairs: int, seconds: float, console: Console) -> dict[str, Any]:
     """alibi-detect's `predict` alone, then the whole agent on a backlog; images a second, before and after averaged."""
-    folder = _default_folder()
+    folder = default_folder()
     images = load_split("test", progress=False)[0][:IMAGES]
     size = read_settings(AgentSettings).batch_size
     alibi = _alibi_predict(folder)
@@ -50,7 +50,7 @@ def run_bench_outliers(pairs: int, seconds: float, console: Console) -> dict[str
     after = _rate(alibi, images, size, seconds)
     alone = (before + after) / 2
     report = {
-        **_machine(),
+        **machine(),
         "batch_size": size,
         "alibi_images_per_s": round(alone, 1),
         "alibi_images_per_s_before_and_after": [round(before, 1), round(after, 1)],
@@ -63,7 +63,7 @@ def run_bench_outliers(pairs: int, seconds: float, console: Console) -> dict[str
 
 def run_bench_drift(pairs: int, console: Console) -> dict[str, Any]:
     """One window tested by alibi-detect and by us, against the same reference; then the whole agent on a backlog."""
-    folder = _default_folder()
+    folder = default_folder()
     images = load_split("test", progress=False)[0][:IMAGES]
     detectors = load_detectors(folder)
     if not detectors:
@@ -79,7 +79,7 @@ def run_bench_drift(pairs: int, console: Console) -> dict[str, Any]:
     rate = _agent_rate("drift", "modelwatch_featured_total", folder, images, pairs)
     console.print(f"agent {rate:,.0f} pairs/s", highlight=False)
     return {
-        **_machine(),
+        **machine(),
         "alibi_seconds": theirs,
         "our_seconds": ours,
         "ratio": round(theirs / ours, 3),
@@ -89,14 +89,14 @@ def run_bench_drift(pairs: int, console: Console) -> dict[str, Any]:
     }
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     return {
         "machine": {"cores": os.cpu_count(), "cpu": platform.processor() or platform.machine()},
         "broker": "external" if os.environ.get("KAFKA_BOOTSTRAP_SERVERS") else "embedded",
     }
 
 
-def _default_folder() -> ModelFolder:
+def default_folder() -> ModelFolder:
     settings = read_settings(Settings)
     return load_model_folders(settings.models)[settings.default_model]
 
@@ -161,13 +161,13 @@ def _agent_rate(agent: str, counter: str, folder: ModelFolder, images: NDArray[n
         TemporaryDirectory() as scratch,
         running_stack(Ports(0, 0, 0, 0), Path(scratch), 0, LogFiles(LOGS), agents=(agent,)) as stack,
     ):
-        with _suspended(stack):
-            _write_pairs(stack.settings, folder, images, pairs)
-        return _steady_rate(lambda: _counted(stack.urls[agent], counter), pairs)
+        with suspended(stack):
+            write_pairs(stack.settings, folder, images, pairs)
+        return steady_rate(lambda: counted(stack.urls[agent], counter), pairs)
 
 
 @contextmanager
-def _suspended(stack: Stack) -> Iterator[None]:
+def suspended(stack: Stack) -> Iterator[None]:
     """The agent stands still while the backlog is made, so that the writer does not compete with it."""
     pid = stack.supervisor.processes[0].pid
     if pid is None:
@@ -179,7 +179,7 @@ def _suspended(stack: Stack) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def _write_pairs(settings: Settings, folder: ModelFolder, images: NDArray[np.uint8], count: int) -> None:
+def write_pairs(settings: Settings, folder: ModelFolder, images: NDArray[np.uint8], count: int) -> None:
     """Pairs of test images with made-up answers, as a worker writes them."""
     spec = folder.spec
     writer = PairWriter(spec.name, spec.version, folder.weights_sha256, spec.labels, "CPU:0")
@@ -201,12 +201,12 @@ def _write_pairs(settings: Settings, folder: ModelFolder, images: NDArray[np.uin
     guard.check()
 
 
-def _counted(url: str, counter: str) -> float:
+def counted(url: str, counter: str) -> float:
     families = text_string_to_metric_families(fetch(f"{url}/metrics").decode())
     return sum(sample.value for family in families for sample in family.samples if sample.name == counter)
 
 
-def _steady_rate(counted: Callable[[], float], pairs: int) -> float:
+def steady_rate(counted: Callable[[], float], pairs: int) -> float:
     samples: list[tuple[float, float]] = []
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not samples or samples[-1][1] < pairs:
