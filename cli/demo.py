@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from cli.demo_feedback import ENVIRONMENT, FeedbackAct
 from cli.demo_monitoring import Monitoring
 from cli.demo_verdict import Verdict
 from cli.log_output import LogFiles
@@ -46,7 +47,10 @@ def run_demo(images: int, output: Path) -> bool:
     verdict.seconds["data"] = time.monotonic() - began
     console.print(f"Starting broker, record store, worker and agents (logs in {output / 'logs'}) …")
     try:
-        with running_stack(Ports(0, 0, 0, 0), output / "servers", 1, LogFiles(output / "logs")) as stack:
+        environment = {**ENVIRONMENT, "MODELWATCH_STATE_FOLDER": str(output / "servers" / "state")}
+        with running_stack(
+            Ports(0, 0, 0, 0), output / "servers", 1, LogFiles(output / "logs"), environment=environment
+        ) as stack:
             verdict.seconds["start"] = time.monotonic() - began - verdict.seconds["data"]
             _story(stack, images, verdict, console)
     finally:
@@ -68,7 +72,12 @@ def _story(stack: Stack, images: int, verdict: Verdict, console: Console) -> Non
     verdict.seconds["drift"] = time.monotonic() - began
     truck = send(ProduceOptions("truck", 1, prefix="demo"), stack.settings, console)
     monitoring.masks()
+    feedback = FeedbackAct(stack, verdict, console)
+    began = time.monotonic()
+    feedback.run()
+    verdict.seconds["feedback"] = time.monotonic() - began
     request_ids = [name for one in (sent, truck, *monitoring.sent) for name in one.request_ids]
+    request_ids += feedback.request_ids
     pairs = _pairs(stack, request_ids)
     letters = _dead_letters(stack, len(sent.bad_ids))
     verdict.counts |= {

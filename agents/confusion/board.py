@@ -26,6 +26,7 @@ class Board:
     rolling_pairs: int
     rolling_seconds: float
     changed: set[tuple[Group, int]] = field(default_factory=set)
+    _final: set[tuple[Group, int]] = field(default_factory=set)
     _parts: dict[Group, dict[int, dict[int, tuple[Progress, Sums]]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(dict))
     )
@@ -45,10 +46,14 @@ class Board:
         self.changed.add((group, window))
 
     def forget(self, group: Group, window: int, partition: int) -> None:
-        """A window has left the state of a partition. It is not reported again: its last report is right."""
-        self._parts[group][window].pop(partition, None)
-        if not self._parts[group][window]:
-            del self._parts[group][window]
+        """A window has left the state of a partition: its last report is final."""
+        parts = self._parts[group][window]
+        parts.pop(partition, None)
+        if parts:
+            self._final.add((group, window))
+            return
+        del self._parts[group][window]
+        self._final.discard((group, window))
 
     def sums(self, group: Group, window: int) -> Sums:
         """Of one window, or of the `LIFETIME`, over all partitions."""
@@ -68,7 +73,7 @@ class Board:
     def take_changed(self) -> set[tuple[Group, int]]:
         """Windows and lifetimes whose sums changed since the last call."""
         changed, self.changed = self.changed, set()
-        return {(group, window) for group, window in changed if window in self._parts[group]}
+        return {place for place in changed - self._final if place[1] in self._parts[place[0]]}
 
     def _newest(self, group: Group, size: Callable[[Sums], int]) -> Sums:
         total, newest = Sums(), None
