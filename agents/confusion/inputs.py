@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pybase64
+from aiokafka.partitioner import murmur2
 
 from agents.confusion.entries import PAIRS_LANE, Entry, PairHalf
 from agents.confusion.truth import Told, read_feedback, resolve, self_contained
@@ -37,12 +38,14 @@ class Inputs:
         parts: request id, and an entry of what came.
         pairs: answered pairs by model.
         outcomes: of feedback that goes no further, by model and outcome.
+        misplaced: feedback, as JSON, on another partition than its request's pair: id, partition, JSON.
     """
 
     parts: list[tuple[str, Entry]] = field(default_factory=list)
     refused: list[tuple[Any, Refusal]] = field(default_factory=list)
     pairs: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    misplaced: list[tuple[str, int, bytes]] = field(default_factory=list)
 
 
 def read_inputs(messages: Sequence[Any], specs: Mapping[str, ModelSpec], lookup_seconds: float, now: float) -> Inputs:
@@ -51,6 +54,7 @@ def read_inputs(messages: Sequence[Any], specs: Mapping[str, ModelSpec], lookup_
     Args:
         lookup_seconds: how long a truth waits for its pair before one looks elsewhere.
         now: seconds since the epoch.
+        partitions: of each topic; tells which feedback lies where its pair is not.
     """
     inputs = Inputs()
     pairs, refused = read_pairs([one for one in messages if one.topic != FEEDBACK.name], specs)
@@ -62,7 +66,7 @@ def read_inputs(messages: Sequence[Any], specs: Mapping[str, ModelSpec], lookup_
             inputs.pairs[model] += 1
     for message in messages:
         if message.topic == FEEDBACK.name:
-            _read_message(inputs, message, specs, lookup_seconds, now)
+            _read_message(inputs, message, specs, lookup_seconds, now, partitions)
     return inputs
 
 
@@ -82,8 +86,13 @@ def _half(read: ReadPair, now: float) -> PairHalf:
     )
 
 
+def partition_of(request_id: str, partitions: int) -> int:
+    """Where our producers and Java's put a key."""
+    return int(murmur2(request_id.encode()) & 0x7FFFFFFF) % partitions
+
+
 def _read_message(
-    inputs: Inputs, message: Any, specs: Mapping[str, ModelSpec], lookup_seconds: float, now: float
+    inputs: Inputs, message: Any, specs: Mapping[str, ModelSpec], lookup_seconds: float, now: float, partitions: int
 ) -> None:
     try:
         told, bad = read_feedback(message.value, message.offset)
@@ -95,6 +104,10 @@ def _read_message(
         inputs.refused.append((_letter(message, raw), why))
         inputs.outcomes["", "invalid"] += 1
     for one in told:
+        target = partition_of(one.request_id, partitions)
+        if target != message.partition:
+            inputs.misplaced.append((one.request_id, target, (one.truth.letter or "").encode()))
+            continue
         try:
             inputs.parts.append((one.request_id, _part(one, specs, lookup_seconds, now)))
         except Refusal as refusal:

@@ -56,12 +56,14 @@ class Joined:
 
     Attributes:
         applied: by partition.
+        misplaced: feedback that is sent on to the partition of its pair: an item of a batch, or one without a key.
     """
 
     applied: dict[int, list[Applied]]
     refused: list[tuple[Any, Refusal]]
     pairs: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    misplaced: list[Outgoing] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class JoinStage(BatchStage):
         self._generation = -1
         self._owned: dict[int, Owned] = {}
         self.sums_partitions = 1
+        self.partitions = 1
         self._results: Results
         self._letters: DeadLetters
         self._sink: RecordSink
@@ -117,8 +120,11 @@ class JoinStage(BatchStage):
         for message in batch.messages:
             messages[message.partition].append(message)
         for partition, own in messages.items():
-            inputs = read_inputs(own, self._specs, self._limits.lookup_seconds, now)
+            inputs = read_inputs(own, self._specs, self._limits.lookup_seconds, now, self.partitions)
             joined.refused.extend(inputs.refused)
+            joined.misplaced.extend(
+                Outgoing(FEEDBACK.name, name, value, [], target) for name, target, value in inputs.misplaced
+            )
             joined.pairs.update(inputs.pairs)
             self._apply(joined, partition, inputs)
         return joined
@@ -135,6 +141,7 @@ class JoinStage(BatchStage):
         await self._results.publish(
             [_log_message(partition, name, entry) for (partition, name), entry in entries.items()]
         )
+        await self._results.publish(joined.misplaced)
         truths = {place: entry for place, entry in entries.items() if entry.truth is not None}
         if truths:
             current = await self._in_thread(self._current, truths)
@@ -158,6 +165,9 @@ class JoinStage(BatchStage):
         upkeep = Upkeep([], [], {})
         for partition in partitions:
             owned = self._own(partition)
+            self._remember_position(owned, partition)
+            # Before anything is folded: what comes and goes within one tick is in a report as well.
+            upkeep.messages.extend(self._sums(owned, partition))
             if folded := owned.join.expire(now):
                 upkeep.records.extend(
                     truth_record(name, entry, self._specs) for name, entry in folded.items() if entry.truth is not None
@@ -165,8 +175,6 @@ class JoinStage(BatchStage):
                 fold = owned.join.fold
                 key = f"{partition}/{self._instance}"
                 upkeep.messages.append(Outgoing(JOIN_FOLDS.name, key, encode_fold(fold), [], partition))
-            self._remember_position(owned, partition)
-            upkeep.messages.extend(self._sums(owned, partition))
             if waiting := owned.join.due(now):
                 upkeep.waiting[partition] = waiting
         self._metrics.join_entries.set(sum(owned.join.entries for owned in self._owned.values()))

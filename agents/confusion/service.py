@@ -44,7 +44,8 @@ class ConfusionAgent:
         sink = context.sink(self._joins.on_rejected)
         self._joins.connect(context.results, context.letters, sink, joining.in_thread)
         self._board.connect(context.results, sink)
-        self._joins.sums_partitions = kafka.cluster_topics(self._settings)[PERFORMANCE_SUMS.name]
+        found = kafka.cluster_topics(self._settings)
+        self._joins.sums_partitions, self._joins.partitions = found[PERFORMANCE_SUMS.name], found[FEEDBACK.name]
 
         async def keep_up() -> None:
             consumer, generation = context.app.consumer, context.app.consumer_generation_id
