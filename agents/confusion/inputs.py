@@ -48,7 +48,9 @@ class Inputs:
     misplaced: list[tuple[str, int, bytes]] = field(default_factory=list)
 
 
-def read_inputs(messages: Sequence[Any], specs: Mapping[str, ModelSpec], lookup_seconds: float, now: float) -> Inputs:
+def read_inputs(
+    messages: Sequence[Any], specs: Mapping[str, ModelSpec], lookup_seconds: float, now: float, partitions: int
+) -> Inputs:
     """Read messages of one partition of pairs and feedback.
 
     Args:
