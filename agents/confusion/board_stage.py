@@ -49,7 +49,8 @@ class BoardStage:
 
     def compute(self, batch: Batch) -> None:
         """Put the sums on the board."""
-        self._enter(batch.generation)
+        if not self._enter(batch.generation):
+            return
         for message in batch.messages:
             self._read[message.tp] = message.offset + 1
             self._take(message)
@@ -67,8 +68,7 @@ class BoardStage:
         Args:
             ends: of the partitions that this instance owns; until they are read as far as that, nothing is said.
         """
-        self._enter(generation)
-        if any(end is None or self._read.get(tp, 0) < end for tp, end in ends.items()):
+        if not self._enter(generation) or any(end is None or self._read.get(tp, 0) < end for tp, end in ends.items()):
             return []
         changed = {place for place in self._board.take_changed() if place[0][0] in self._specs}
         for group in {group for group, _ in changed}:
@@ -81,10 +81,12 @@ class BoardStage:
         await self._sink.write([report_record(report) for report in reports])
         await self._results.publish([_message(report) for report in reports])
 
-    def _enter(self, generation: int) -> None:
-        if generation != self._generation:
+    def _enter(self, generation: int) -> bool:
+        """A new assignment begins with an empty board; False if the assignment is over."""
+        if generation > self._generation:
             self._generation, self._board, self._read = generation, self._new_board(), {}
             self._gauges.clear()
+        return generation == self._generation
 
     def _new_board(self) -> Board:
         settings = self._settings

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import orjson
 
 from agents.confusion.board import LIFETIME
-from agents.confusion.entries import EMPTY, Entry
+from agents.confusion.entries import EMPTY, PAIRS_LANE, Entry
 from agents.confusion.fold import encode_fold
 from agents.confusion.inputs import Inputs, Letter, read_inputs
 from agents.confusion.partition import LATE_WINDOW, Applied, Limits, PartitionJoin, WindowKey
@@ -113,9 +113,10 @@ class JoinStage(BatchStage):
 
     def compute(self, batch: Batch) -> Joined:
         """Decode, merge, store."""
-        self._enter(batch.generation)
-        now = time.time()
         joined = Joined({}, [])
+        if not self._enter(batch.generation):
+            return joined
+        now = time.time()
         messages = defaultdict[int, list[Any]](list)
         for message in batch.messages:
             messages[message.partition].append(message)
@@ -161,8 +162,9 @@ class JoinStage(BatchStage):
 
     def upkeep(self, generation: int, partitions: Iterable[int], now: float) -> Upkeep:
         """Open what was assigned, fold what is too old, and lay out what changed. Run it between batches."""
-        self._enter(generation)
         upkeep = Upkeep([], [], {})
+        if not self._enter(generation):
+            return upkeep
         for partition in partitions:
             owned = self._own(partition)
             self._remember_position(owned, partition)
@@ -205,14 +207,19 @@ class JoinStage(BatchStage):
 
     def is_folded(self, partition: int, offset: int) -> bool:
         """Whether the pair at an offset has left the state."""
-        return self._owned[partition].join.fold.has((0, offset))
+        owned = self._owned.get(partition)
+        return owned is not None and owned.join.fold.has((PAIRS_LANE, offset))
 
-    def _enter(self, generation: int) -> None:
-        """A new assignment is read again from the committed offsets, and other partitions may be ours."""
-        if generation != self._generation:
+    def _enter(self, generation: int) -> bool:
+        """A new assignment is read again from the committed offsets, and other partitions may be ours.
+
+        False if the assignment is over: what was read under it is read by others, and its partitions are theirs.
+        """
+        if generation > self._generation:
             for owned in self._owned.values():
                 owned.store.close()
             self._generation, self._owned = generation, {}
+        return generation == self._generation
 
     def _own(self, partition: int) -> Owned:
         if partition not in self._owned:

@@ -197,8 +197,10 @@ class PartitionJoin:
         return changed
 
     def _old_pairs(self, now: float) -> list[tuple[bytes, str]]:
-        page = self._store.scan(ORDER + bytes([PAIRS_LANE]), PAGE)
         surplus = self.entries - self._limits.max_entries
+        if surplus <= 0 and not self._has_old(PAIRS_LANE, now):
+            return []
+        page = self._store.scan(ORDER + bytes([PAIRS_LANE]), PAGE)
         found: list[tuple[bytes, str]] = []
         for key, value in page:
             if len(found) >= surplus and not self._is_old(value.decode(), now):
@@ -208,6 +210,8 @@ class PartitionJoin:
 
     def _old_feedback(self, now: float) -> list[tuple[bytes, str]]:
         """By age only, and all items of one message or none: one mark stands for them."""
+        if not self._has_old(FEEDBACK_LANE, now):
+            return []
         limit = MAX_ITEMS + PAGE
         page = self._store.scan(ORDER + bytes([FEEDBACK_LANE]), limit)
         if len(page) == limit:
@@ -218,6 +222,10 @@ class PartitionJoin:
                 break
             found.append((key, value.decode()))
         return found
+
+    def _has_old(self, lane: int, now: float) -> bool:
+        head = self._store.scan(ORDER + bytes([lane]), 1)
+        return bool(head) and self._is_old(head[0][1].decode(), now)
 
     def _is_old(self, request_id: str, now: float) -> bool:
         pair = self.entry(request_id).pair
