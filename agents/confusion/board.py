@@ -20,11 +20,13 @@ class Board:
         window_seconds: length of a window.
         rolling_pairs: the rolling window is the newest windows that together hold this many, …
         rolling_seconds: … and begin at most this long before the newest of them.
+        max_windows: most windows of a model version that are kept.
     """
 
     window_seconds: float
     rolling_pairs: int
     rolling_seconds: float
+    max_windows: int
     changed: set[tuple[Group, int]] = field(default_factory=set)
     _final: set[tuple[Group, int]] = field(default_factory=set)
     _parts: dict[Group, dict[int, dict[int, tuple[Progress, Sums]]]] = field(
@@ -46,14 +48,9 @@ class Board:
         self.changed.add((group, window))
 
     def forget(self, group: Group, window: int, partition: int) -> None:
-        """A window has left the state of a partition: its last report is final."""
-        parts = self._parts[group][window]
-        parts.pop(partition, None)
-        if parts:
+        """A window has left the state of a partition. Its sums stay here, or else the window is not reported again."""
+        if partition not in self._parts[group][window]:
             self._final.add((group, window))
-            return
-        del self._parts[group][window]
-        self._final.discard((group, window))
 
     def sums(self, group: Group, window: int) -> Sums:
         """Of one window, or of the `LIFETIME`, over all partitions."""
@@ -71,9 +68,13 @@ class Board:
         return self._newest(group, lambda sums: sums["pairs"])
 
     def take_changed(self) -> set[tuple[Group, int]]:
-        """Windows and lifetimes whose sums changed since the last call."""
-        changed, self.changed = self.changed, set()
-        return {place for place in changed - self._final if place[1] in self._parts[place[0]]}
+        """Windows and lifetimes whose sums changed since the last call, less those that are not whole any more."""
+        changed, self.changed = self.changed - self._final, set()
+        for group, windows in self._parts.items():
+            for window in sorted(number for number in windows if number >= 0)[: -self.max_windows]:
+                del windows[window]
+                self._final.discard((group, window))
+        return {(group, window) for group, window in changed if window in self._parts[group]}
 
     def _newest(self, group: Group, size: Callable[[Sums], int]) -> Sums:
         total, newest = Sums(), None

@@ -94,12 +94,12 @@ class BoardStage:
             settings.performance_window_seconds,
             settings.performance_rolling_pairs,
             settings.performance_rolling_seconds,
+            max_windows=int(2 * settings.join_keep_seconds / settings.performance_window_seconds) + 10,
         )
 
     def _take(self, message: Any) -> None:
         model, version, window, partition = message.key.decode().rsplit("/", 3)
         if message.value is None:
-            # The window left the join's state; its last report stays as it is.
             self._board.forget((model, version), int(window), int(partition))
             return
         document = orjson.loads(message.value)

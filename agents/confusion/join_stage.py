@@ -68,10 +68,11 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Upkeep:
-    """What the clock brought: records, then messages to write, and truths whose pair should be looked for."""
+    """What the clock brought: records, sums and folds to write, and truths whose pair should be looked for."""
 
     records: list[Record]
-    messages: list[Outgoing]
+    sums: list[Outgoing]
+    folds: list[Outgoing]
     waiting: dict[int, list[tuple[str, Entry]]]
 
 
@@ -150,9 +151,10 @@ class JoinStage(BatchStage):
         self._count(joined)
 
     async def keep(self, upkeep: Upkeep) -> None:
-        """Make safe what was folded: the records know its truth before the fold is published."""
+        """Make safe what was folded: records know its truth, and reports its windows, before the fold is published."""
         await self._sink.write(upkeep.records)
-        await self._results.publish(upkeep.messages)
+        await self._results.publish(upkeep.sums)
+        await self._results.publish(upkeep.folds)
 
     async def on_rejected(self, record: Record, reason: str) -> None:
         """The store will never take this record: it goes to the dead letters. The counts are right without it."""
@@ -162,21 +164,21 @@ class JoinStage(BatchStage):
 
     def upkeep(self, generation: int, partitions: Iterable[int], now: float) -> Upkeep:
         """Open what was assigned, fold what is too old, and lay out what changed. Run it between batches."""
-        upkeep = Upkeep([], [], {})
+        upkeep = Upkeep([], [], [], {})
         if not self._enter(generation):
             return upkeep
         for partition in partitions:
             owned = self._own(partition)
             self._remember_position(owned, partition)
             # Before anything is folded: what comes and goes within one tick is in a report as well.
-            upkeep.messages.extend(self._sums(owned, partition))
+            upkeep.sums.extend(self._sums(owned, partition))
             if folded := owned.join.expire(now):
                 upkeep.records.extend(
                     truth_record(name, entry, self._specs) for name, entry in folded.items() if entry.truth is not None
                 )
                 fold = owned.join.fold
                 key = f"{partition}/{self._instance}"
-                upkeep.messages.append(Outgoing(JOIN_FOLDS.name, key, encode_fold(fold), [], partition))
+                upkeep.folds.append(Outgoing(JOIN_FOLDS.name, key, encode_fold(fold), [], partition))
             if waiting := owned.join.due(now):
                 upkeep.waiting[partition] = waiting
         self._metrics.join_entries.set(sum(owned.join.entries for owned in self._owned.values()))

@@ -7,7 +7,7 @@ GROUP = ("m", "1")
 
 
 def board() -> Board:
-    return Board(window_seconds=10, rolling_pairs=100, rolling_seconds=50)
+    return Board(window_seconds=10, rolling_pairs=100, rolling_seconds=50, max_windows=10)
 
 
 def labelled(count: int) -> Sums:
@@ -46,11 +46,28 @@ def test_windows_without_labels_are_in_the_latest_and_not_in_the_rolling_one() -
     assert one.latest(GROUP) == Sums(pairs=200)
 
 
-def test_a_window_that_has_left_the_state_is_not_reported_again() -> None:
+def test_a_window_that_has_left_the_state_of_a_partition_is_reported_while_it_is_whole() -> None:
     one = board()
     one.place(GROUP, 1, 0, (1, 1), labelled(10))
     one.place(GROUP, 1, 1, (1, 1), labelled(5))
     assert one.take_changed() == {(GROUP, 1)}
     one.forget(GROUP, 1, 0)
     one.place(GROUP, 1, 1, (1, 2), labelled(6))
+    assert one.take_changed() == {(GROUP, 1)}
+    assert one.sums(GROUP, 1) == labelled(16)
+
+
+def test_a_window_of_which_a_part_is_unknown_is_not_reported() -> None:
+    one = board()
+    one.forget(GROUP, 1, 0)
+    one.place(GROUP, 1, 1, (1, 2), labelled(6))
     assert one.take_changed() == set()
+
+
+def test_only_the_newest_windows_are_kept() -> None:
+    one = board()
+    for window in range(20):
+        one.place(GROUP, window, 0, (1, window), labelled(1))
+    one.take_changed()
+    assert one.sums(GROUP, 19) == labelled(1)
+    assert one.sums(GROUP, 9) == Sums()
