@@ -38,14 +38,14 @@ class Inputs:
         parts: request id, and an entry of what came.
         pairs: answered pairs by model.
         outcomes: of feedback that goes no further, by model and outcome.
-        misplaced: feedback, as JSON, on another partition than its request's pair: id, partition, JSON.
+        misplaced: feedback, as JSON, on another partition than its request's pair: id, partition, JSON, headers.
     """
 
     parts: list[tuple[str, Entry]] = field(default_factory=list)
     refused: list[tuple[Any, Refusal]] = field(default_factory=list)
     pairs: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    misplaced: list[tuple[str, int, bytes]] = field(default_factory=list)
+    misplaced: list[tuple[str, int, bytes, list[Any]]] = field(default_factory=list)
 
 
 def read_inputs(
@@ -108,7 +108,8 @@ def _read_message(
     for one in told:
         target = partition_of(one.request_id, partitions)
         if target != message.partition:
-            inputs.misplaced.append((one.request_id, target, (one.truth.letter or "").encode()))
+            value, headers = (one.truth.letter or "").encode(), list(message.headers or ())
+            inputs.misplaced.append((one.request_id, target, value, headers))
             continue
         try:
             inputs.parts.append((one.request_id, _part(one, specs, lookup_seconds, now)))

@@ -125,7 +125,8 @@ class JoinStage(BatchStage):
             inputs = read_inputs(own, self._specs, self._limits.lookup_seconds, now, self.partitions)
             joined.refused.extend(inputs.refused)
             joined.misplaced.extend(
-                Outgoing(FEEDBACK.name, name, value, [], target) for name, target, value in inputs.misplaced
+                Outgoing(FEEDBACK.name, name, value, headers, target)
+                for name, target, value, headers in inputs.misplaced
             )
             joined.pairs.update(inputs.pairs)
             self._apply(joined, partition, inputs)

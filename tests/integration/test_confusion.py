@@ -121,10 +121,10 @@ def test_bad_feedback_is_in_the_dead_letters_with_its_reason_and_counts_stay(
     agent: WorkerProcess, settings: Settings
 ) -> None:
     for name, (value, _) in BAD.items():
-        send(settings, FEEDBACK.name, [value], key=name)
+        send(settings, FEEDBACK.name, [value], key="x", headers=[("name", name.encode())])
     wait_for(lambda: outcome(agent, "invalid") == len(BAD), 30, lambda: f"{outcome(agent, 'invalid')} refused")
     letters = {
-        letter.key().decode(): (letter.value() or b"", dict(letter.headers())["reason"].decode())
+        dict(letter.headers())["name"].decode(): (letter.value() or b"", dict(letter.headers())["reason"].decode())
         for letter in read(settings, DEAD_LETTERS.name, len(BAD))
     }
     assert letters == BAD

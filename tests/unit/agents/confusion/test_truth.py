@@ -102,7 +102,7 @@ def test_feedback_is_taken_where_its_pair_is_and_sent_on_elsewhere() -> None:
         inputs = read_inputs([Message(orjson.dumps(batch), None, partition)], {"m": THREE}, 30, 0.0, 4)
         taken += [name for name, _ in inputs.parts]
         assert len(inputs.parts) + len(inputs.misplaced) == 40
-        for name, target, value in inputs.misplaced:
+        for name, target, value, _ in inputs.misplaced:
             assert target == partition_of(name, 4) != partition
             assert orjson.loads(value)["request_id"] == name
     assert sorted(taken) == sorted(one["request_id"] for one in batch)
