@@ -34,7 +34,8 @@ def test_the_demo_holds_and_says_so(tmp_path: Path) -> None:
     assert all(set(check) == {"name", "expected", "observed", "ok"} and check["ok"] for check in report["checks"])
     names = {check["name"] for check in report["checks"]}
     assert {"the truck is a truck", "every request has exactly one pair", "1000 × clean", "1000 × pixelate"} <= names
-    assert report["counts"]["pairs"] == report["counts"]["sent"] == 5011
+    assert "rolling accuracy follows feedback at 40%" in names
+    assert report["counts"]["pairs"] == report["counts"]["sent"] == 7011
     assert report["counts"]["dead_letters"] == report["counts"]["bad_sent"] > 0
     assert report["seconds"]["total"] > 0
 
