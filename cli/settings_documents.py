@@ -5,6 +5,7 @@ from pathlib import Path
 
 from agents.confusion.settings import ConfusionSettings
 from agents.drift.settings import DriftSettings
+from agents.explanations.settings import ExplanationsSettings
 from agents.outliers.settings import OutliersSettings
 from inference.settings import WorkerSettings
 from runtime.settings import AgentSettings, Settings
@@ -19,6 +20,7 @@ SECTIONS: Sections = (
     ("Outliers agent", OutliersSettings),
     ("Drift agent", DriftSettings),
     ("Confusion agent", ConfusionSettings),
+    ("Explanations agent", ExplanationsSettings),
 )
 
 

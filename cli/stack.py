@@ -19,7 +19,7 @@ from runtime.record_indices import setup_record_store
 from runtime.settings import Settings, read_settings
 
 READY_SECONDS = 180.0
-AGENTS = ("outliers", "drift", "confusion")
+AGENTS = ("outliers", "drift", "confusion", "explanations")
 """Of `python -m agents.<name>`."""
 
 
@@ -137,6 +137,7 @@ def _overrides(variables: dict[str, str]) -> dict[str, str]:
 
 
 def _services(ports: Ports, workers: int, agents: Sequence[str], variables: dict[str, str]) -> Iterator[Service]:
+    urls = []
     for index in range(workers):
         port = ports.worker + index if ports.worker else free_ports(1)[0]
         if not port_is_free(port):
@@ -146,16 +147,22 @@ def _services(ports: Ports, workers: int, agents: Sequence[str], variables: dict
             "MODELWATCH_PORT": str(port),
             "MODELWATCH_HOST": "127.0.0.1",
         }
-        yield Service(f"worker-{index}", ["-m", "inference"], f"http://127.0.0.1:{port}", environment)
+        urls.append(f"http://127.0.0.1:{port}")
+        yield Service(f"worker-{index}", ["-m", "inference"], urls[-1], environment)
+    asked = {"MODELWATCH_WORKER_URL": ",".join(urls)} if urls else {}
     for index, name in enumerate(agents):
         port = ports.agents + index if ports.agents else free_ports(1)[0]
         if not port_is_free(port):
             raise ConfigurationError(f"port {port} is taken; stop what uses it or give another with --agents-port")
-        environment = variables | {
-            "MODELWATCH_INSTANCE": f"{name}-0",
-            "MODELWATCH_PORT": str(port),
-            "MODELWATCH_HOST": "127.0.0.1",
-        }
+        environment = (
+            asked
+            | variables
+            | {
+                "MODELWATCH_INSTANCE": f"{name}-0",
+                "MODELWATCH_PORT": str(port),
+                "MODELWATCH_HOST": "127.0.0.1",
+            }
+        )
         yield Service(name, ["-m", f"agents.{name}"], f"http://127.0.0.1:{port}", environment)
 
 

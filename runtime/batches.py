@@ -93,6 +93,11 @@ class Pipeline(Generic[Result]):
         """Whether a batch is in hand."""
         return bool(self._tasks) or self._computing.is_set()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to finish: what is not safe soon is read again later."""
+        return self._stopping
+
     async def run(self, stream: Any) -> None:
         """The body of the Faust agent. It never raises: whatever goes wrong ends the process."""
         try:

@@ -13,6 +13,8 @@ LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.1
 MAX_SCORE_BUCKETS = 40
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
+PRECISION_BUCKETS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99, 1.0)
+COVERAGE_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 DELAY_BUCKETS = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0, 604_800.0)
 PERFORMANCE_GAUGES: dict[str, tuple[str, ...]] = {
     "confusion": ("Labelled pairs of the window by class", "truth", "predicted"),
@@ -276,6 +278,65 @@ class ConfusionMetrics(AgentMetrics):
             name: Gauge(f"modelwatch_{name}", text, ["model", "version", "window", *more], registry=registry)
             for name, (text, *more) in PERFORMANCE_GAUGES.items()
         }
+
+
+class ExplanationsMetrics(AgentMetrics):
+    """Metrics of the explanations agent."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry, "explanations")
+        by_method = ["model", "method"]
+        self.explanations = Counter(
+            "modelwatch_explanations",
+            "Questions answered, by outcome (ok, no_anchor, timeout, overloaded, not_found, expired, invalid, failed)",
+            [*by_method, "outcome"],
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "modelwatch_explanation_seconds",
+            "From the beginning of an explanation to its end, waiting for its turn excluded",
+            by_method,
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.precision = Histogram(
+            "modelwatch_anchor_precision",
+            "Precision of anchors found",
+            ["model"],
+            buckets=PRECISION_BUCKETS,
+            registry=registry,
+        )
+        self.coverage = Histogram(
+            "modelwatch_anchor_coverage",
+            "Coverage of anchors found",
+            ["model"],
+            buckets=COVERAGE_BUCKETS,
+            registry=registry,
+        )
+        self.predictor_calls = Counter(
+            "modelwatch_predictor_calls", "Batches sent to the model for explanations", by_method, registry=registry
+        )
+        self.evaluations = Counter(
+            "modelwatch_predictor_evaluations",
+            "Images sent to the model for explanations",
+            by_method,
+            registry=registry,
+        )
+        self.in_hand = Gauge(
+            "modelwatch_explanations_in_hand",
+            "Questions that wait for their turn or are being answered",
+            registry=registry,
+        )
+        self.asked = Counter(
+            "modelwatch_policy_questions",
+            "Explanations that a policy (outliers, low_confidence, wrong_answers, one_in) wanted, by what became of it "
+            "(asked, dropped: over the rate)",
+            ["model", "policy", "outcome"],
+            registry=registry,
+        )
+        self.recent_pairs = Gauge(
+            "modelwatch_recent_pairs", "Pairs kept in memory, whose images need not be fetched", registry=registry
+        )
 
 
 def buckets_about(thresholds: Sequence[float]) -> tuple[float, ...]:

@@ -334,21 +334,29 @@ class ExplanationRequest(Message):
 
 
 class Explanation(Message):
-    """The answer to an `ExplanationRequest`, or why there is none."""
+    """The answer to an `ExplanationRequest`, or why there is none. Told apart by request id and method."""
 
     request_id: RequestId
     model: str
     method: str
     outcome: Literal["ok", "no_anchor", "timeout", "overloaded", "not_found", "expired", "invalid", "failed"]
-    reason: str | None = Field(None, description="Why there is no explanation")
-    anchor_mask: Tensor | None = None
-    segments: Tensor | None = None
+    reason: str | None = Field(None, description="Why there is no explanation, or what is special about this one")
+    predicted: int | None = Field(None, description="Class index of the answer that is explained")
+    label: str | None = None
+    anchor: tuple[int, ...] | None = Field(None, description="Numbers of the segments that hold the answer")
+    anchor_mask: Tensor | None = Field(None, description="1 where a pixel is in the anchor, (height, width)")
+    segments: Tensor | None = Field(None, description="Number of each pixel's segment from 0, (height, width)")
+    importance: Tensor | None = Field(
+        None, description="Fall of the answer's probability when a pixel is covered, (height, width) float32"
+    )
     precision: Probability | None = None
     coverage: Probability | None = None
-    predictor_calls: int = Field(0, ge=0)
-    distinct_evaluations: int = Field(0, ge=0)
+    predictor_calls: int = Field(0, ge=0, description="Batches that the model was sent")
+    distinct_evaluations: int = Field(0, ge=0, description="Images that the model was sent")
+    samples: int = Field(0, ge=0, description="Perturbed images that the method looked at")
     seconds: float = Field(0, ge=0)
     overlay_png: Base64Bytes | None = None
+    question: LogPosition | None = Field(None, description="Of the request on `explanation.requests`")
     explained_at: Timestamp
 
 

@@ -99,6 +99,30 @@ class CalibrationSpec(Contract):
     source: str = Field("", description="Which images they were")
 
 
+class ExplanationPolicies(Contract):
+    """Which answers ask for an explanation by themselves. A model's share one rate; what is over it is dropped."""
+
+    outliers: bool = Field(False, description="Those that the outlier detector flags")
+    low_confidence: float | None = Field(None, gt=0, le=1, description="Those with a confidence below this")
+    wrong_answers: bool = Field(False, description="Those that feedback says are wrong")
+    one_in: int | None = Field(None, ge=1, description="One in so many, chosen by the request id")
+    per_minute: float = Field(6.0, gt=0, description="Most in a minute, over all policies and in the long run")
+    burst: int = Field(5, ge=1, description="Most at once")
+
+
+class ExplanationsSpec(Contract):
+    """How this model's answers are explained."""
+
+    method: str = Field("anchors", description="Method of the questions that policies ask")
+    options: dict[str, dict[str, float | int | str | bool]] = Field(
+        default_factory=dict, description="Options by method, instead of its defaults; a question's own come on top"
+    )
+    backgrounds: str | None = Field(
+        None, description="An .npz file, inside the model's folder, with `images` for perturbation `backgrounds`"
+    )
+    policies: ExplanationPolicies = Field(default_factory=lambda: ExplanationPolicies())
+
+
 class ModelSpec(Contract):
     """A model folder's `model.yaml`."""
 
@@ -118,6 +142,8 @@ class ModelSpec(Contract):
         default_factory=dict, description="Drift detectors by name"
     )
     window: WindowSpec = Field(default_factory=lambda: WindowSpec(), description="Windows of the drift detectors")
+
+    explanations: ExplanationsSpec = Field(default_factory=lambda: ExplanationsSpec())
 
     @model_validator(mode="after")
     def _ascending_batches(self) -> "ModelSpec":

@@ -61,7 +61,7 @@ SERVICES: tuple[Service, ...] = (
     Service(
         "explanations",
         "Says why the model answered as it did; finds earlier requests among the pairs",
-        receives=(topics.PAIRS, topics.EXPLANATION_REQUESTS),
-        sends=(topics.EXPLANATIONS, topics.DEAD_LETTERS),
+        receives=(topics.PAIRS, topics.EXPLANATION_REQUESTS, topics.FEEDBACK, topics.OUTLIERS),
+        sends=(topics.EXPLANATIONS, topics.EXPLANATION_REQUESTS, topics.DEAD_LETTERS),
     ),
 )

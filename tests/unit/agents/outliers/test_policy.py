@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.outliers.policy import ExplanationPolicy, RateLimit
+from agents.outliers.policy import ExplanationPolicy
+from agents.rate_limit import RateLimit
 
 
 class Clock:

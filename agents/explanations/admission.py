@@ -1,0 +1,56 @@
+"""Who is let in: a bounded number of questions in hand, and none whose turn would come after its deadline."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+WEIGHT = 0.1
+"""Of the latest explanation in the moving average of their seconds."""
+
+
+class Admission:
+    """Counts the questions in hand, and gives a few of them their turn at once.
+
+    Args:
+        at_once: explanations under way.
+        in_hand: those and the waiting ones together.
+        changed: called with the number in hand when it changes.
+    """
+
+    def __init__(self, at_once: int, in_hand: int, changed: Callable[[int], None]) -> None:
+        self._at_once = at_once
+        self._most = in_hand
+        self._turns = asyncio.Semaphore(at_once)
+        self._in_hand = 0
+        self._seconds = 0.0
+        self._changed = changed
+
+    def refusal(self, seconds_left: float) -> str | None:
+        """Why a question that has so long cannot be taken now; None if it can."""
+        if self._in_hand >= self._most:
+            return f"{self._in_hand} questions are in hand, and no more may be; ask again later"
+        ahead = max(0, self._in_hand - self._at_once + 1)
+        wait = ahead / self._at_once * self._seconds
+        if ahead and wait > seconds_left:
+            return f"its turn would come in about {wait:.1f} s, and its deadline is in {seconds_left:.1f} s"
+        return None
+
+    def enter(self) -> None:
+        """Take a question in; `leave` when it is answered."""
+        self._in_hand += 1
+        self._changed(self._in_hand)
+
+    def leave(self) -> None:
+        """The counterpart of `enter`."""
+        self._in_hand -= 1
+        self._changed(self._in_hand)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn, and hold it."""
+        async with self._turns:
+            yield
+
+    def took(self, seconds: float) -> None:
+        """Learn how long an explanation took."""
+        self._seconds = seconds if not self._seconds else (1 - WEIGHT) * self._seconds + WEIGHT * seconds

@@ -1,0 +1,321 @@
+"""Questions in, explanations out: each is acknowledged when its answer is recorded and published."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from agents.explanations.admission import Admission
+from agents.explanations.answers import FOUND, document_of, explained, recorded, unexplained
+from agents.explanations.explainer import AskedModel, Explainer, ModelUnavailable, Pixels, Predict
+from agents.explanations.lookup import FoundPair, PairLookup, StoreAway
+from agents.explanations.questions import options_of, pixels_of, read_question, seconds_left, spec_of
+from agents.explanations.settings import ExplanationsSettings
+from runtime.batches import Batch, BatchStage
+from runtime.elasticsearch_sink import Record, RecordSink
+from runtime.metrics import ExplanationsMetrics
+from runtime.record_indices import INFERENCES
+from runtime.results import DeadLetters, Outgoing, Results
+from schemas.explanation_options import METHODS, Options
+from schemas.headers import TRACEPARENT, event_headers, rfc3339
+from schemas.messages import Explanation, ExplanationRequest, LogPosition, Outcome
+from schemas.model_spec import ModelSpec
+from schemas.refusal import Reason, Refusal
+from schemas.topics import EXPLANATIONS
+
+SOURCE = "/modelwatch/explanations"
+EXPLANATION_TYPE = "modelwatch.monitoring.explanation.v1"
+UNKNOWN = "unknown"
+Predictor = Callable[[str, float], Predict]
+"""From a model's name and a deadline to the function that asks it, for a thread that is not the event loop's."""
+
+
+class Stopping(Exception):  # noqa: N818 - not an error: the question is left for whoever comes next
+    """The process is told to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A message of the topic, read.
+
+    Attributes:
+        message: topic, partition, offset, timestamp (seconds), headers, key, value.
+        asked: None if the message holds no question.
+        refusal: why not.
+    """
+
+    message: Any
+    asked: ExplanationRequest | None
+    refusal: Refusal | None
+
+    @property
+    def position(self) -> LogPosition:
+        """Where it lies."""
+        moment = datetime.fromtimestamp(self.message.timestamp, timezone.utc)
+        return LogPosition(partition=self.message.partition, offset=self.message.offset, time=moment)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be explained, and where the answer is recorded: nowhere for an image that came with its question."""
+
+    spec: ModelSpec
+    image: Pixels
+    found: FoundPair | None
+
+
+class Unexplained(Exception):  # noqa: N818 - an answer to the caller
+    """There will be no explanation; why is in the answer."""
+
+    def __init__(self, outcome: str, reason: str, model: str = UNKNOWN, found: FoundPair | None = None) -> None:
+        super().__init__(reason)
+        self.outcome, self.reason, self.model, self.found = outcome, reason, model, found
+
+
+@dataclass(frozen=True, slots=True)
+class ExplanationRecord(Record):
+    """A record that knows the question it answers, for the dead letters."""
+
+    message: Any = None
+
+
+class ExplainStage(BatchStage):
+    """Answers questions, several at once.
+
+    Args:
+        explainers: by model, then by method.
+    """
+
+    def __init__(
+        self,
+        specs: Mapping[str, ModelSpec],
+        explainers: Mapping[str, Mapping[str, Explainer]],
+        settings: ExplanationsSettings,
+        metrics: ExplanationsMetrics,
+    ) -> None:
+        self._specs = specs
+        self._explainers = explainers
+        self._settings = settings
+        self._metrics = metrics
+        self._pool = ThreadPoolExecutor(settings.explanations_at_once, thread_name_prefix="explain")
+        self._admission: Admission
+        self._results: Results
+        self._letters: DeadLetters
+        self._sink: RecordSink
+        self._lookup: PairLookup
+        self._predictor: Predictor
+        self._stopping: Callable[[], bool]
+
+    def connect(
+        self, results: Results, letters: DeadLetters, sink: RecordSink, lookup: PairLookup, predictor: Predictor
+    ) -> None:
+        """Where answers go, and where images and predictions come from."""
+        self._results, self._letters, self._sink = results, letters, sink
+        self._lookup, self._predictor = lookup, predictor
+        settings = self._settings
+        self._admission = Admission(
+            settings.explanations_at_once, settings.explanations_in_hand, self._metrics.in_hand.set
+        )
+
+    def stop_when(self, stopping: Callable[[], bool]) -> None:
+        """How to know that the process is told to stop."""
+        self._stopping = stopping
+
+    def compute(self, batch: Batch) -> list[Question]:
+        """Read the questions."""
+        questions = []
+        for message in batch.messages:
+            try:
+                questions.append(Question(message, read_question(message.value), None))
+            except Refusal as refusal:
+                questions.append(Question(message, None, refusal))
+        return questions
+
+    async def deliver(self, questions: list[Question]) -> None:
+        """Answer all of them; left unacknowledged, by a cancellation, where the process stops before."""
+        ended = await asyncio.gather(*(self._serve(question) for question in questions), return_exceptions=True)
+        failures = [one for one in ended if isinstance(one, BaseException)]
+        for failure in failures:
+            if not isinstance(failure, (Stopping, asyncio.CancelledError)):
+                raise failure
+        if failures:
+            raise asyncio.CancelledError
+
+    async def on_rejected(self, record: Record, reason: str) -> None:
+        """The store will never take this answer: its question goes to the dead letters."""
+        message = record.message if isinstance(record, ExplanationRecord) else None
+        await self._letters.send([(message, Refusal(Reason.MAPPING_REJECTED, f"{record.index}/{record.id}: {reason}"))])
+
+    async def _serve(self, question: Question) -> None:
+        if self._stopping():
+            raise Stopping
+        if question.asked is None:
+            await self._refuse(question)
+            return
+        began = time.monotonic()
+        try:
+            explanation, found = await self._answer(question, question.asked, began)
+        except Unexplained as failure:
+            asked, found = question.asked, failure.found
+            explanation = unexplained(
+                asked.request_id, failure.model, asked.method[:64], failure.outcome, failure.reason, question.position
+            )
+        await self._finish(question, explanation, found)
+
+    async def _answer(
+        self, question: Question, asked: ExplanationRequest, now: float
+    ) -> tuple[Explanation, FoundPair | None]:
+        left = self._time(asked)
+        if (refusal := self._admission.refusal(left)) is not None:
+            raise Unexplained("overloaded", refusal, asked.model or UNKNOWN)
+        self._admission.enter()
+        try:
+            target = await self._target(asked, min(left, self._settings.explanation_pair_wait_seconds))
+            if (earlier := _earlier(target.found, question, asked)) is not None:
+                return earlier, None  # recorded, and perhaps not published, before this process or the last one ended
+            options = _checked(lambda: options_of(asked, target.spec), target.spec.name, target.found)
+            async with self._admission.turn():
+                return await self._explain(question, asked, target, options, now + left), target.found
+        finally:
+            self._admission.leave()
+
+    def _time(self, asked: ExplanationRequest) -> float:
+        model = asked.model or UNKNOWN
+        if asked.method not in METHODS:
+            raise Unexplained("invalid", f"no method {asked.method[:64]!r}; there are {', '.join(METHODS)}", model)
+        left: float = _checked(
+            lambda: seconds_left(asked, time.time(), self._settings.explanation_seconds), asked.model or UNKNOWN, None
+        )
+        if left <= 0:
+            raise Unexplained("timeout", f"the deadline passed {-left:.1f} s before the question was read", model)
+        return left
+
+    async def _target(self, asked: ExplanationRequest, seconds: float) -> Target:
+        """The image, from the question or from its pair."""
+        if asked.image is not None:
+            model, image = asked.model or self._settings.default_model, asked.image
+            spec = _checked(lambda: spec_of(model, self._specs), model, None)
+            return Target(spec, _checked(lambda: pixels_of(image, spec), model, None), None)
+        try:
+            found = await self._lookup.find(asked.request_id, asked.method, seconds)
+        except StoreAway as error:
+            raise Unexplained("failed", f"it is not known whether there is such a pair: {error}") from error
+        if found is None:
+            raise Unexplained(
+                "not_found",
+                f"no pair of id {asked.request_id} among the latest or in the record store, within {seconds:.1f} s; "
+                "send the image with the question",
+                asked.model or UNKNOWN,
+            )
+        return self._target_of(found, asked)
+
+    def _target_of(self, found: FoundPair, asked: ExplanationRequest) -> Target:
+        pair = found.pair
+        model = pair.request.model
+        if asked.model is not None and asked.model != model:
+            raise Unexplained("invalid", f"the question names model {asked.model}, its pair is of {model}", model)
+        spec = _checked(lambda: spec_of(model, self._specs), model, None)
+        if pair.response.outcome is Outcome.EXPIRED:
+            reason = "the request expired before the model was asked: there is no answer to explain"
+            raise Unexplained("expired", reason, model, found)
+        return Target(spec, _checked(lambda: pixels_of(pair.request.image, spec), model, found), found)
+
+    async def _explain(
+        self, question: Question, asked: ExplanationRequest, target: Target, options: Options, deadline: float
+    ) -> Explanation:
+        name, began = target.spec.name, time.monotonic()
+        if began >= deadline:
+            raise Unexplained("timeout", "its turn came after its deadline", name, target.found)
+        model = AskedModel(self._unless_stopping(self._predictor(name, deadline)), deadline)
+        explainer = self._explainers[name][asked.method]
+        loop = asyncio.get_running_loop()
+        try:
+            answer = await loop.run_in_executor(self._pool, explainer.explain, target.image, options, model)
+        except ModelUnavailable as error:
+            raise Unexplained("failed", str(error), name, target.found) from error
+        except Refusal as refusal:
+            raise Unexplained("invalid", refusal.detail, name, target.found) from refusal
+        seconds = time.monotonic() - began
+        self._admission.took(seconds)
+        self._metrics.seconds.labels(name, asked.method).observe(seconds)
+        self._metrics.predictor_calls.labels(name, asked.method).inc(model.calls)
+        self._metrics.evaluations.labels(name, asked.method).inc(model.evaluations)
+        drawing = (asked, target.spec, target.image, answer, model, seconds, question.position)
+        return await loop.run_in_executor(self._pool, explained, *drawing)
+
+    def _unless_stopping(self, predict: Predict) -> Predict:
+        def ask(images: Pixels) -> Any:
+            if self._stopping():
+                raise Stopping
+            return predict(images)
+
+        return ask
+
+    async def _finish(self, question: Question, explanation: Explanation, found: FoundPair | None) -> None:
+        """Record first: who reads of an explanation finds it in its pair's record."""
+        asked = question.asked
+        if asked is not None and found is not None and _may_replace(found, explanation):
+            document = document_of(explanation, asked.asked_by)
+            record = ExplanationRecord(
+                found.index, explanation.request_id, document, INFERENCES, message=question.message
+            )
+            await self._sink.write([record])
+        await self._results.publish([_outgoing(question, explanation)])
+        self._count(explanation)
+
+    async def _refuse(self, question: Question) -> None:
+        """No question: the message goes to the dead letters, and whoever waits for its key is told."""
+        message, refusal = question.message, question.refusal
+        if refusal is None:
+            raise TypeError("a message is a question or refused")
+        await self._letters.send([(message, refusal)])
+        key = (message.key or b"").decode(errors="replace")[:256]
+        if key:
+            explanation = unexplained(key, UNKNOWN, UNKNOWN, "invalid", refusal.detail, question.position)
+            await self._results.publish([_outgoing(question, explanation)])
+            self._count(explanation)
+
+    def _count(self, explanation: Explanation) -> None:
+        model = explanation.model if explanation.model in self._specs else UNKNOWN
+        method = explanation.method if explanation.method in METHODS else UNKNOWN
+        self._metrics.explanations.labels(model, method, explanation.outcome).inc()
+        if explanation.outcome in FOUND and explanation.precision is not None and explanation.coverage is not None:
+            self._metrics.precision.labels(model).observe(explanation.precision)
+            self._metrics.coverage.labels(model).observe(explanation.coverage)
+
+
+def _earlier(found: FoundPair | None, question: Question, asked: ExplanationRequest) -> Explanation | None:
+    """The recorded answer to this very message."""
+    if found is None or not found.record:
+        return None
+    known = recorded(found.record, asked.method)
+    if known is None or known.question is None:
+        return None
+    here = question.position
+    same = (known.question.partition, known.question.offset) == (here.partition, here.offset)
+    return known if same else None
+
+
+def _may_replace(found: FoundPair, explanation: Explanation) -> bool:
+    """An answer that explains nothing is recorded only where there is none that does."""
+    if explanation.outcome in FOUND or not found.record:
+        return True
+    known = recorded(found.record, explanation.method)
+    return known is None or known.outcome not in FOUND
+
+
+def _checked(check: Callable[[], Any], model: str, found: FoundPair | None) -> Any:
+    try:
+        return check()
+    except Refusal as refusal:
+        raise Unexplained("invalid", refusal.detail, model, found) from refusal
+
+
+def _outgoing(question: Question, explanation: Explanation) -> Outgoing:
+    traceparent = next((value for name, value in question.message.headers or () if name == TRACEPARENT), None)
+    moment = rfc3339(explanation.explained_at.timestamp())
+    headers = event_headers(explanation.request_id, EXPLANATION_TYPE, SOURCE, moment, explanation.model, traceparent)
+    return Outgoing(EXPLANATIONS.name, explanation.request_id, explanation.model_dump_json().encode(), list(headers))

@@ -1,0 +1,94 @@
+"""Questions as messages: read, checked against the model, and put by policy."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from agents.explanations.explainer import Pixels
+from schemas.explanation_options import Options, read_options
+from schemas.messages import ExplanationRequest, ImageDtype, Tensor
+from schemas.model_spec import ModelSpec
+from schemas.refusal import Reason, Refusal
+
+
+def read_question(value: bytes | None) -> ExplanationRequest:
+    """The question in a message.
+
+    Raises:
+        Refusal: EMPTY_VALUE, INVALID_JSON, MISSING_FIELD, INVALID_FIELD: it is none, so nobody can be answered by it.
+    """
+    if not value:
+        raise Refusal(Reason.EMPTY_VALUE, "the message has no value; expected an ExplanationRequest")
+    try:
+        return ExplanationRequest.model_validate_json(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        reasons = {"json_invalid": Reason.INVALID_JSON, "missing": Reason.MISSING_FIELD}
+        where = ".".join(map(str, first["loc"])) or "the message"
+        raise Refusal(
+            reasons.get(first["type"], Reason.INVALID_FIELD),
+            f"not an ExplanationRequest: {where}: {first['msg'][:300]} ({error.error_count()} problems)",
+        ) from error
+
+
+def spec_of(model: str, specs: Mapping[str, ModelSpec]) -> ModelSpec:
+    """The model's.
+
+    Raises:
+        Refusal: UNKNOWN_MODEL, or one whose answers cannot be explained.
+    """
+    if model not in specs:
+        raise Refusal(Reason.UNKNOWN_MODEL, f"no model {model[:64]!r}; there are {', '.join(sorted(specs))}")
+    spec = specs[model]
+    if spec.input.kind != "image" or len(spec.input.shape) != 3 or spec.task != "classification":
+        raise Refusal(
+            Reason.INVALID_FIELD, f"{model} is no classifier of images of three dimensions; others are not explained"
+        )
+    return spec
+
+
+def options_of(question: ExplanationRequest, spec: ModelSpec) -> Options:
+    """The question's options over the model's over the method's defaults; `Refusal` for a wrong method or option."""
+    return read_options(question.method, spec.explanations.options.get(question.method, {}), question.options)
+
+
+def pixels_of(image: Tensor, spec: ModelSpec) -> Pixels:
+    """The image (h, w, c) float32 in 0..1, as the model's graph scales it.
+
+    Raises:
+        Refusal: WRONG_SHAPE, OUT_OF_RANGE, NOT_FINITE.
+    """
+    if image.shape != spec.input.shape:
+        raise Refusal(Reason.WRONG_SHAPE, f"image.shape is {image.shape}; {spec.name} takes {spec.input.shape}")
+    raw: NDArray[np.generic] = np.frombuffer(image.data, np.dtype(image.dtype.value).newbyteorder("<"))
+    pixels = raw.reshape(image.shape).astype(np.float32)
+    if image.dtype is ImageDtype.UINT8:
+        return pixels / np.float32(spec.input.scale)
+    if not np.isfinite(pixels).all():
+        raise Refusal(Reason.NOT_FINITE, "the image has a value that is not finite")
+    if pixels.min() < 0 or pixels.max() > 1:
+        raise Refusal(Reason.OUT_OF_RANGE, f"float32 pixels are in 0..1; found {pixels.min():g} to {pixels.max():g}")
+    return pixels
+
+
+def seconds_left(question: ExplanationRequest, now: float, default: float) -> float:
+    """Until the deadline; what is not above 0 has passed.
+
+    Args:
+        now: seconds since the epoch.
+        default: for a question without a deadline.
+
+    Raises:
+        Refusal: a deadline that is not after the question.
+    """
+    if question.deadline is None:
+        return default
+    if question.deadline <= question.asked_at:
+        raise Refusal(
+            Reason.INVALID_FIELD,
+            f"deadline {question.deadline.isoformat()} is not after the question, which was asked "
+            f"{question.asked_at.isoformat()}",
+        )
+    return question.deadline.timestamp() - now
