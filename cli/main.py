@@ -151,6 +151,28 @@ def doctor() -> None:
 
 
 @app.command()
+def explain(
+    request_id: Annotated[str | None, typer.Argument(metavar="ID", help="Id of an earlier request.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Explain the answer about this image file instead.")] = None,
+    all_outliers: Annotated[bool, typer.Option("--all-outliers", help="Explain every flagged pair.")] = False,
+    last: Annotated[str, typer.Option(help="How far back --all-outliers reaches, e.g. 30m, 1h, 2d.")] = "1h",
+    model: Annotated[str | None, typer.Option(help="Model; default that of the request, or the default model.")] = None,
+    method: Annotated[str, typer.Option(help="anchors or occlusion.")] = "anchors",
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the method, e.g. preset=article; repeatable.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Deadline of each explanation, in seconds.")] = 30.0,
+    output: Annotated[Path, typer.Option(help="Folder of the overlay pictures.")] = Path("build/explanations"),
+    as_json: Json = False,
+) -> None:
+    """Why did the model answer that? Asks the explanations agent. Exit status 1 if anything is not explained."""
+    from cli.explain import ExplainOptions, run_explain
+
+    options = ExplainOptions(request_id, image, all_outliers, last, model, method, tuple(option or ()), timeout, output)
+    raise typer.Exit(0 if run_explain(options, as_json) else 1)
+
+
+@app.command()
 def replay(
     begin: Annotated[
         str | None, typer.Option("--from", metavar="TIME", help="RFC 3339, e.g. 2026-01-31T12:00:00Z; default: all.")

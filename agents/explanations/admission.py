@@ -46,10 +46,17 @@ class Admission:
         self._changed(self._in_hand)
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn, and hold it."""
-        async with self._turns:
-            yield
+    async def turn(self, seconds: float) -> AsyncIterator[bool]:
+        """Wait for a turn and hold it; false if it does not come within `seconds`."""
+        try:
+            await asyncio.wait_for(self._turns.acquire(), seconds)
+        except asyncio.TimeoutError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            self._turns.release()
 
     def took(self, seconds: float) -> None:
         """Learn how long an explanation took."""

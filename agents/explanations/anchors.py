@@ -1,18 +1,17 @@
 """Method `anchors`: the segments of an image that hold the model's answer, whatever the others show."""
 
+import importlib
 import logging
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.explanations.beam_search import beam_search_class
 from agents.explanations.explainer import Answer, AskedModel, DeadlinePassed, Pixels
 from agents.explanations.mask_sampler import MaskSampler
 from agents.explanations.perturbation import backgrounds, segment
-from runtime.logging import get_logger
 from schemas.explanation_options import AnchorOptions, Options
-
-log = get_logger(__name__)
 
 CACHED_BATCHES = 100
 """Room that alibi's search begins with, grown as needed; its own default is a hundred times that."""
@@ -42,13 +41,14 @@ class AnchorExplainer:
         shown = backgrounds(image, segments, options, self._others)
         try:
             sampler = MaskSampler(image, segments, shown, options, model)
-        except DeadlinePassed:
-            return Answer("timeout", "the model did not answer about the image itself in time", segments=segments)
+        except DeadlinePassed as passed:
+            reason = f"the model did not answer about the image itself in time; {passed}"
+            return Answer("timeout", reason, segments=segments)
         search = Search(sampler, options)
         try:
             found = search.run()
-        except DeadlinePassed:
-            return _unfinished(search, sampler, segments)
+        except DeadlinePassed as passed:
+            return _unfinished(search, sampler, segments, str(passed))
         return _answer(found, sampler, segments, options)
 
 
@@ -56,18 +56,14 @@ class Search:
     """One beam search of alibi's; its state can be looked at when it was cut short."""
 
     def __init__(self, sampler: MaskSampler, options: AnchorOptions) -> None:
-        from alibi.explainers.anchors.anchor_base import AnchorBaseBeam
-
         self._options = options
-        self._beam = AnchorBaseBeam([sampler], sample_cache_size=CACHED_BATCHES)
+        self._beam = beam_search_class()([sampler], sample_cache_size=CACHED_BATCHES)
 
     @staticmethod
     def warm_up() -> None:
-        """Import alibi, which takes some seconds, before anybody waits for it."""
-        from alibi.explainers.anchors import anchor_base
-        from skimage import segmentation
-
-        log.debug("ready", modules=[anchor_base.__name__, segmentation.__name__])
+        """Import what takes a second, before anybody waits for it."""
+        importlib.import_module("skimage.segmentation")
+        beam_search_class()
 
     def run(self) -> dict[str, Any]:
         """alibi's result: `feature`, `precision`, `coverage`, `all_precision`, `success`."""
@@ -120,8 +116,8 @@ def _answer(found: dict[str, Any], sampler: MaskSampler, segments: NDArray[np.ui
     )
 
 
-def _unfinished(search: Search, sampler: MaskSampler, segments: NDArray[np.uint8]) -> Answer:
+def _unfinished(search: Search, sampler: MaskSampler, segments: NDArray[np.uint8], passed: str) -> Answer:
     best = search.best()
     anchor, precision, coverage = best or (None, None, None)
-    reason = "the deadline passed during the search; " + ("this is the best so far" if best else "nothing is found yet")
+    reason = f"{'this is the best so far' if best else 'nothing is found yet'}; {passed}"
     return Answer("timeout", reason, sampler.label, segments, anchor, precision, coverage, samples=sampler.samples)

@@ -169,6 +169,8 @@ class ExplainStage(BatchStage):
         self, question: Question, asked: ExplanationRequest, now: float
     ) -> tuple[Explanation, FoundPair | None]:
         left = self._time(asked)
+        if left <= 0:
+            return await self._too_late(question, asked, -left), None
         if (refusal := self._admission.refusal(left)) is not None:
             raise Unexplained("overloaded", refusal, asked.model or UNKNOWN)
         self._admission.enter()
@@ -177,20 +179,33 @@ class ExplainStage(BatchStage):
             if (earlier := _earlier(target.found, question, asked)) is not None:
                 return earlier, None  # recorded, and perhaps not published, before this process or the last one ended
             options = _checked(lambda: options_of(asked, target.spec), target.spec.name, target.found)
-            async with self._admission.turn():
-                return await self._explain(question, asked, target, options, now + left), target.found
+            deadline = now + left
+            async with self._admission.turn(deadline - time.monotonic()) as has_come:
+                if not has_come:
+                    reason = "its turn did not come before its deadline"
+                    raise Unexplained("timeout", reason, target.spec.name, target.found)
+                return await self._explain(question, asked, target, options, deadline), target.found
         finally:
             self._admission.leave()
 
+    async def _too_late(self, question: Question, asked: ExplanationRequest, seconds: float) -> Explanation:
+        """No time is left; but the question may have been answered, by a process that was killed then."""
+        reason = f"the deadline passed {seconds:.1f} s before the question was read"
+        if asked.image is None:
+            target = await self._target(asked, 0.0)
+            if (earlier := _earlier(target.found, question, asked)) is not None:
+                return earlier
+            raise Unexplained("timeout", reason, target.spec.name, target.found)
+        raise Unexplained("timeout", reason, asked.model or UNKNOWN)
+
     def _time(self, asked: ExplanationRequest) -> float:
+        """Seconds to the deadline."""
         model = asked.model or UNKNOWN
         if asked.method not in METHODS:
             raise Unexplained("invalid", f"no method {asked.method[:64]!r}; there are {', '.join(METHODS)}", model)
         left: float = _checked(
             lambda: seconds_left(asked, time.time(), self._settings.explanation_seconds), asked.model or UNKNOWN, None
         )
-        if left <= 0:
-            raise Unexplained("timeout", f"the deadline passed {-left:.1f} s before the question was read", model)
         return left
 
     async def _target(self, asked: ExplanationRequest, seconds: float) -> Target:
@@ -227,8 +242,6 @@ class ExplainStage(BatchStage):
         self, question: Question, asked: ExplanationRequest, target: Target, options: Options, deadline: float
     ) -> Explanation:
         name, began = target.spec.name, time.monotonic()
-        if began >= deadline:
-            raise Unexplained("timeout", "its turn came after its deadline", name, target.found)
         model = AskedModel(self._unless_stopping(self._predictor(name, deadline)), deadline)
         explainer = self._explainers[name][asked.method]
         loop = asyncio.get_running_loop()

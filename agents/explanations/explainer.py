@@ -17,7 +17,7 @@ Predict = Callable[[Pixels], Probabilities]
 
 
 class DeadlinePassed(Exception):  # noqa: N818 - an answer to the caller, not a failure of ours
-    """The time for this explanation is over."""
+    """The time for this explanation is over; the text says in what."""
 
 
 class ModelUnavailable(Exception):  # noqa: N818 - as above
@@ -50,7 +50,7 @@ class AskedModel:
             ModelUnavailable: the model does not answer.
         """
         if self._clock() >= self._deadline:
-            raise DeadlinePassed
+            raise DeadlinePassed("the deadline passed during the search")
         self.calls += 1
         self.evaluations += len(images)
         return self._predict(images)

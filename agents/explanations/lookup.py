@@ -14,7 +14,7 @@ from schemas.refusal import Refusal
 
 log = get_logger(__name__)
 
-FIELDS = ("request_id", "model", "request", "response")
+OWN = ("request_id", "model")
 POLL_SECONDS = 0.5
 """Between two looks into the record store; a record can be searched about a second after it was written."""
 
@@ -75,35 +75,37 @@ class PairLookup:
             return None
         index = index_of_day(INFERENCES, pair.response.answered_at)
         try:
-            found = await self._store.get(
-                index=index,
-                id=pair.request.request_id,
-                source_includes=["request_id", "model", f"explanation.{method}"],
-            )
-        except NotFoundError:
-            return FoundPair(pair, index, {})
-        except (ApiError, TransportError) as error:
+            return FoundPair(pair, index, await self._get(index, pair.request.request_id, OWN, method) or {})
+        except StoreAway as error:
             log.warning("record_store_away", error=str(error))
             return FoundPair(pair, index, {})
-        return FoundPair(pair, index, dict(found["_source"]))
 
     async def _stored(self, request_id: str, method: str) -> FoundPair | None:
+        """By a search, which knows the index, and then the record itself: a search may be a second behind."""
+        query = {"ids": {"values": [request_id]}}
         try:
             answer = await self._store.search(
-                index=all_of(INFERENCES),
-                query={"ids": {"values": [request_id]}},
-                size=1,
-                source_includes=[*FIELDS, f"explanation.{method}"],
-                allow_no_indices=True,
-                ignore_unavailable=True,
+                index=all_of(INFERENCES), query=query, size=1, source=False, ignore_unavailable=True
             )
         except NotFoundError:
             return None
         except (ApiError, TransportError) as error:
             raise StoreAway(f"the record store does not answer: {error}") from error
-        hits = answer["hits"]["hits"]
-        if not hits or "request" not in hits[0]["_source"] or "response" not in hits[0]["_source"]:
+        for hit in answer["hits"]["hits"]:
+            source = await self._get(str(hit["_index"]), request_id, (*OWN, "request", "response"), method)
+            if source is not None and "request" in source and "response" in source:
+                pair = InferencePair.model_validate({"request": source["request"], "response": source["response"]})
+                return FoundPair(pair, str(hit["_index"]), source)
+        return None
+
+    async def _get(self, index: str, request_id: str, fields: tuple[str, ...], method: str) -> dict[str, Any] | None:
+        """Fields of a record as it is now, and how it was explained; None if there is no such record."""
+        try:
+            found = await self._store.get(
+                index=index, id=request_id, source_includes=[*fields, f"explanation.{method}"]
+            )
+        except NotFoundError:
             return None
-        source = dict(hits[0]["_source"])
-        pair = InferencePair.model_validate({"request": source["request"], "response": source["response"]})
-        return FoundPair(pair, str(hits[0]["_index"]), source)
+        except (ApiError, TransportError) as error:
+            raise StoreAway(f"the record store does not answer: {error}") from error
+        return dict(found["_source"])

@@ -33,8 +33,8 @@ class OcclusionExplainer:
             one[top : top + options.patch, left : left + options.patch] = mean
         try:
             probabilities = model(covered)
-        except DeadlinePassed:
-            return Answer("timeout", "the model did not answer in time")
+        except DeadlinePassed as passed:
+            return Answer("timeout", str(passed))
         predicted = int(probabilities[0].argmax())
         falls = probabilities[0, predicted] - probabilities[1:, predicted]
         importance = _spread(falls, corners, image.shape[:2], options.patch)

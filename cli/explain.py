@@ -1,0 +1,310 @@
+"""`modelwatch explain`: ask why a model answered as it did, wait for the answer, and write a picture of it."""
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import uuid_utils
+from confluent_kafka import TopicPartition
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from cli.sources import SUFFIXES
+from elasticsearch import ApiError, Elasticsearch, TransportError
+from runtime import kafka
+from runtime.errors import ConfigurationError, TransientError
+from runtime.model_folder import load_model_folders
+from runtime.record_indices import INFERENCES, all_of
+from runtime.settings import Settings, read_settings
+from schemas.base import utc_now
+from schemas.explanation_options import Scalar, read_options
+from schemas.headers import CONTENT_TYPE
+from schemas.messages import Explanation, ExplanationRequest, ImageDtype, Tensor
+from schemas.payloads import decode_request
+from schemas.refusal import Refusal
+from schemas.topics import EXPLANATION_REQUESTS, EXPLANATIONS
+
+AT_ONCE = 16
+"""Questions under way: fewer than an agent lets in, so that others may ask, too."""
+GRACE_SECONDS = 5.0
+"""An answer may come this long after its deadline."""
+MAX_OUTLIERS = 10_000
+FLUSH_SECONDS = 30.0
+EXPLAINED = ("ok", "no_anchor")
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """The command's options, in its order."""
+
+    request_id: str | None = None
+    image: Path | None = None
+    all_outliers: bool = False
+    last: str = "1h"
+    model: str | None = None
+    method: str = "anchors"
+    options: tuple[str, ...] = ()
+    timeout: float = 30.0
+    output: Path = Path("build/explanations")
+
+
+def run_explain(options: ExplainOptions, as_json: bool) -> bool:
+    """Ask, wait, print, write overlays; True if everything was explained.
+
+    Raises:
+        ConfigurationError: an option is wrong, or there is nothing to ask about.
+        TransientError: a server does not answer, or no agent does in time.
+    """
+    settings, console = read_settings(Settings), Console(stderr=as_json)
+    questions = list(_questions(options, settings))
+    answers = ask(settings, questions, options.timeout, console)
+    options.output.mkdir(parents=True, exist_ok=True)
+    for answer in answers:
+        if answer.overlay_png is not None:
+            _picture(options.output, answer).write_bytes(answer.overlay_png)
+    if as_json:
+        shown = [_summary(answer, options.output) for answer in answers]
+        print(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())  # noqa: T201
+    else:
+        _print(console, answers, options.output)
+    return all(answer.outcome in EXPLAINED for answer in answers)
+
+
+def ask(
+    settings: Settings, questions: Sequence[ExplanationRequest], timeout: float, console: Console
+) -> list[Explanation]:
+    """Send questions and wait for the answer to each, in order.
+
+    Raises:
+        TransientError: the brokers do not answer, the topic is missing, or an answer does not come in time.
+    """
+    missing = {EXPLANATION_REQUESTS.name, EXPLANATIONS.name} - kafka.cluster_topics(settings).keys()
+    if missing:
+        raise TransientError(f"topics are missing: {', '.join(sorted(missing))}; run `modelwatch setup`")
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("Explaining", total=len(questions))
+        conversation = _Conversation(settings, timeout)
+        try:
+            for answered in conversation.run(questions):
+                progress.update(bar, completed=answered)
+        finally:
+            conversation.close()
+    return conversation.answers
+
+
+class _Conversation:
+    """Questions sent and answers read; an answer names the place of its question in the log."""
+
+    def __init__(self, settings: Settings, timeout: float) -> None:
+        self._timeout = timeout
+        self._producer = kafka.producer(settings)
+        self._guard = kafka.DeliveryGuard()
+        self._consumer = kafka.assigned_consumer(settings)
+        count = kafka.cluster_topics(settings)[EXPLANATIONS.name]
+        partitions = [TopicPartition(EXPLANATIONS.name, number) for number in range(count)]
+        # From where the topic ends now: no answer to a question that is not yet asked can be before.
+        for one in partitions:
+            one.offset = self._consumer.get_watermark_offsets(one, timeout=10)[1]
+        self._consumer.assign(partitions)
+        self._places: dict[tuple[int, int], int] = {}
+        self._early: dict[tuple[int, int], Explanation] = {}
+        self._found: dict[int, Explanation] = {}
+        self._sent = 0
+
+    @property
+    def answers(self) -> list[Explanation]:
+        """In the order of the questions."""
+        return [self._found[number] for number in sorted(self._found)]
+
+    def run(self, questions: Sequence[ExplanationRequest]) -> Iterator[int]:
+        """Send and read until all are answered; yields how many are."""
+        last = time.monotonic()
+        while len(self._found) < len(questions):
+            while self._sent < len(questions) and self._sent - len(self._found) < AT_ONCE:
+                self._send(self._sent, questions[self._sent])
+                self._sent += 1
+            self._producer.poll(0)
+            self._guard.check()
+            before = len(self._found)
+            self._read()
+            if len(self._found) > before:
+                last = time.monotonic()
+                yield len(self._found)
+            elif time.monotonic() - last > self._timeout + GRACE_SECONDS:
+                raise TransientError(
+                    f"{len(questions) - len(self._found)} of {len(questions)} questions are not answered within "
+                    f"{self._timeout:g} s; does an explanations agent run? Their answers will be in the records"
+                )
+
+    def close(self) -> None:
+        """Leave."""
+        self._producer.flush(FLUSH_SECONDS)
+        self._consumer.close()
+
+    def _send(self, number: int, question: ExplanationRequest) -> None:
+        now = utc_now()
+        timed = question.model_copy(update={"asked_at": now, "deadline": now + timedelta(seconds=self._timeout)})
+
+        def delivered(error: Any, message: Any) -> None:
+            self._guard.on_delivery(error, message)
+            if error is None:
+                place = message.partition(), message.offset()
+                self._places[place] = number
+                if place in self._early:
+                    self._found[number] = self._early.pop(place)
+
+        value = timed.model_dump_json(exclude_none=True).encode()
+        kafka.produce(self._producer, EXPLANATION_REQUESTS.name, delivered, value=value, key=question.request_id)
+
+    def _read(self) -> None:
+        for message in self._consumer.consume(100, 0.05):
+            if message.error() is not None:
+                continue
+            answer = Explanation.model_validate_json(message.value())
+            if answer.question is None:
+                continue
+            place = answer.question.partition, answer.question.offset
+            number = self._places.get(place)
+            if number is None:
+                self._early[place] = answer  # somebody else's, or ours before we know where it lies
+            else:
+                self._found.setdefault(number, answer)
+
+
+def _questions(options: ExplainOptions, settings: Settings) -> Iterator[ExplanationRequest]:
+    given = [options.request_id is not None, options.image is not None, options.all_outliers]
+    if sum(given) != 1:
+        raise ConfigurationError("say what to explain: the id of a request, --image FILE, or --all-outliers")
+    fields: dict[str, Any] = {
+        "method": options.method,
+        "options": _checked_options(options),
+        "asked_by": "modelwatch explain",
+        "asked_at": utc_now(),
+        "model": options.model,
+    }
+    if options.image is not None:
+        image = _read_image(options.image, options.model, settings)
+        yield ExplanationRequest(request_id=f"{options.image.stem[:200]}-{uuid_utils.uuid7()}", image=image, **fields)
+        return
+    ids = [options.request_id] if options.request_id else _outliers(settings, options)
+    for request_id in ids:
+        yield ExplanationRequest(request_id=str(request_id), **fields)
+
+
+def _checked_options(options: ExplainOptions) -> Mapping[str, Scalar]:
+    chosen: dict[str, Scalar] = {}
+    for text in options.options:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigurationError(f"--option {text!r} is not NAME=VALUE, such as preset=article or n_segments=12")
+        try:
+            chosen[name] = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            chosen[name] = value
+    try:
+        read_options(options.method, chosen)
+    except Refusal as refusal:
+        raise ConfigurationError(refusal.detail) from refusal
+    return chosen
+
+
+def _read_image(path: Path, model: str | None, settings: Settings) -> Tensor:
+    folders, name = load_model_folders(settings.models), model or settings.default_model
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigurationError(f"{path} is no image: files ending {', '.join(SUFFIXES)} are read")
+    if name not in folders:
+        raise ConfigurationError(f"no model {name!r}; there are {', '.join(sorted(folders))}")
+    headers: list[tuple[str, bytes | None]] = [(CONTENT_TYPE, SUFFIXES[path.suffix.lower()].encode())]
+    specs = {key: folder.spec for key, folder in folders.items()}
+    try:
+        images = decode_request(path.read_bytes(), None, headers, time.time(), specs, name).images
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    except Refusal as refusal:
+        raise ConfigurationError(f"{path}: {refusal.detail}") from refusal
+    if len(images) != 1:
+        raise ConfigurationError(f"{path} holds {len(images)} images; one is explained at a time")
+    return Tensor(dtype=ImageDtype(images.dtype.name), shape=images.shape[1:], data=images[0].tobytes())
+
+
+def _outliers(settings: Settings, options: ExplainOptions) -> list[str]:
+    """Ids of the flagged pairs since `--last`, the oldest first."""
+    since = utc_now() - _duration(options.last)
+    key, ca_certs = settings.elasticsearch_api_key, settings.elasticsearch_ca_certs
+    secure: dict[str, Any] = {"ca_certs": str(ca_certs)} if ca_certs else {}
+    store = Elasticsearch(
+        settings.elasticsearch_url, request_timeout=30, api_key=key.get_secret_value() if key else None, **secure
+    )
+    try:
+        return list(_flagged(store, since, options.model))
+    except (ApiError, TransportError) as error:
+        raise TransientError(f"the record store does not answer: {error}; is ELASTICSEARCH_URL right?") from error
+    finally:
+        store.close()
+
+
+def _flagged(store: Elasticsearch, since: datetime, model: str | None) -> Iterator[str]:
+    terms: list[dict[str, Any]] = [
+        {"term": {"outlier.is_outlier": True}},
+        {"range": {"@timestamp": {"gte": since.isoformat()}}},
+    ]
+    if model is not None:
+        terms.append({"term": {"model": model}})
+    found = store.search(
+        index=all_of(INFERENCES),
+        query={"bool": {"filter": terms}},
+        size=MAX_OUTLIERS,
+        sort=[{"@timestamp": "asc"}],
+        source=False,
+        allow_no_indices=True,
+    )["hits"]["hits"]
+    if not found:
+        raise ConfigurationError(f"no pair was flagged since {since:%Y-%m-%d %H:%M:%S} UTC; reach back with --last")
+    for hit in found:
+        yield hit["_id"]
+
+
+def _duration(text: str) -> timedelta:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if match is None:
+        raise ConfigurationError(f"--last {text!r} is no time such as 30m, 1h or 2d")
+    return timedelta(**{UNITS[match[2]]: float(match[1])})
+
+
+def _picture(folder: Path, answer: Explanation) -> Path:
+    """Where the overlay goes; ids may hold anything."""
+    return folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', answer.request_id)[:200]}-{answer.method}.png"
+
+
+def _summary(answer: Explanation, folder: Path) -> dict[str, Any]:
+    left_out = {"schema_version", "anchor_mask", "segments", "importance", "overlay_png"}
+    overlay = str(_picture(folder, answer)) if answer.overlay_png is not None else None
+    return answer.model_dump(mode="json", exclude=left_out) | {"segments": _segments(answer), "overlay": overlay}
+
+
+def _segments(answer: Explanation) -> int | None:
+    return max(answer.segments.data) + 1 if answer.segments is not None else None
+
+
+def _print(console: Console, answers: Sequence[Explanation], folder: Path) -> None:
+    table = Table("id", "answer", "outcome", "precision", "coverage", "segments", "evaluations", "seconds", box=None)
+    for answer in answers:
+        held = "" if answer.anchor is None else f"{len(answer.anchor)} of {_segments(answer)}"
+        figures = ("" if one is None else f"{one:.3f}" for one in (answer.precision, answer.coverage))
+        evaluations, seconds = str(answer.distinct_evaluations), f"{answer.seconds:.2f}"
+        table.add_row(answer.request_id, answer.label or "", answer.outcome, *figures, held, evaluations, seconds)
+    console.print(table)
+    for answer in answers:
+        if answer.reason:
+            console.print(f"{answer.request_id}: {answer.reason}", markup=False, highlight=False)
+    drawn = [_picture(folder, answer) for answer in answers if answer.overlay_png is not None]
+    if drawn:
+        where = str(drawn[0]) if len(drawn) == 1 else f"{len(drawn)} pictures in {folder}"
+        console.print(f"Overlay: {where}", markup=False, highlight=False)
