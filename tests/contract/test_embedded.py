@@ -17,7 +17,6 @@ from runtime.errors import ConfigurationError, FatalError
 from runtime.kafka import cluster_topics, create_topics
 from runtime.settings import Settings
 
-
 SAVES_WITHIN = 3.0
 """The program saves what changed after two seconds at the latest."""
 
