@@ -60,7 +60,7 @@ def decode_jpeg(data: bytes, spec: InputSpec) -> NDArray[Any]:
         text = f"{components} colour components (CMYK?); 1 or 3 are taken: convert to RGB before sending"
         raise Refusal(Reason.WRONG_SHAPE, text)
     try:
-        pixels = simplejpeg.decode_jpeg(b"".join(walk.kept), _COLOUR_SPACES[layout.mode], strict=True)
+        pixels: NDArray[Any] = simplejpeg.decode_jpeg(b"".join(walk.kept), _COLOUR_SPACES[layout.mode], strict=True)
     except ValueError as error:
         raise Refusal(Reason.UNREADABLE_IMAGE, f"cannot be decoded: {str(error)[:200]}") from error
     return pixels.reshape(1, *spec.shape)
