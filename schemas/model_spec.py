@@ -1,7 +1,7 @@
 """`model.yaml`: what a model is, what it accepts, and what watches it."""
 
 from math import prod
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -34,6 +34,71 @@ class WeightsSpec(Contract):
         return self
 
 
+class ThresholdCalibration(Contract):
+    """How an outlier threshold was measured: the quantile of scores that leaves `false_positive_rate` above it."""
+
+    false_positive_rate: float = Field(gt=0, lt=1, description="Nominal share of clean images flagged")
+    images: int = Field(gt=0, description="Clean held-out images, none of them trained on")
+    source: str = Field("", description="Which images they were")
+
+
+class OutliersSpec(Contract):
+    """The outlier detector. `vae`: mean squared error of a variational auto-encoder's reconstruction."""
+
+    kind: Literal["vae"] = "vae"
+    version: str = "1"
+    files: str = Field(description="Folder, inside the model's, of `config.json` and `weights.npz`")
+    threshold: float = Field(gt=0, description="An image whose score is above it is an outlier")
+    calibration: ThresholdCalibration | None = None
+
+
+class DriftSpec(Contract):
+    """One drift detector: Kolmogorov-Smirnov tests of each feature of a window against the reference.
+
+    Features are the output of an `untrained_encoder`, or the classifier's own `probabilities` (black-box shift
+    detection, Lipton et al. 2018; compared with others in Rabanser et al. 2019).
+    """
+
+    kind: Literal["untrained_encoder", "probabilities"]
+    version: str = "1"
+    reference: str = Field(description="An .npz file, inside the model's folder, with `features` (n, d) float32")
+    files: str | None = Field(None, description="Folder of `config.json` and `weights.npz`, for an encoder")
+    p_value: float = Field(0.05, gt=0, lt=1, description="Chance of a false alarm in a window without drift")
+    correction: Literal["bonferroni", "fdr"] = Field("bonferroni", description="For testing many features at once")
+    source: str = Field("", description="Which images the reference is made of")
+
+    @model_validator(mode="after")
+    def _files_where_needed(self) -> "DriftSpec":
+        if (self.kind == "untrained_encoder") != (self.files is not None):
+            raise ValueError("`files` names the encoder's folder: needed for kind untrained_encoder, and for no other")
+        return self
+
+
+class WindowSpec(Contract):
+    """Which pairs a drift test sees together."""
+
+    window_size: int = Field(1000, ge=20, description="Consecutive pairs of a window")
+    max_age_seconds: float = Field(3600.0, gt=0, description="A window is closed this long after its first pair")
+    stride: int | None = Field(None, ge=1, description="Pairs between the starts of windows; none: they do not overlap")
+
+    @model_validator(mode="after")
+    def _stride_within_window(self) -> "WindowSpec":
+        if self.stride is not None and self.stride > self.window_size:
+            raise ValueError(f"stride {self.stride} is larger than window_size {self.window_size}: pairs would be lost")
+        return self
+
+
+class CalibrationSpec(Contract):
+    """Temperature scaling of the classifier's confidence: softmax(log(probabilities) / temperature).
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
+    """
+
+    temperature: float = Field(gt=0)
+    images: int = Field(gt=0, description="Labelled images it was fitted on, none of them trained on")
+    source: str = Field("", description="Which images they were")
+
+
 class ModelSpec(Contract):
     """A model folder's `model.yaml`."""
 
@@ -47,6 +112,12 @@ class ModelSpec(Contract):
     batch_sizes: tuple[int, ...] = Field(
         (1, 2, 4, 8, 16, 32, 64, 128), description="Sizes computed; a batch is padded to the next one"
     )
+    calibration: CalibrationSpec | None = None
+    outliers: OutliersSpec | None = None
+    drift: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")], DriftSpec] = Field(
+        default_factory=dict, description="Drift detectors by name"
+    )
+    window: WindowSpec = Field(default_factory=lambda: WindowSpec(), description="Windows of the drift detectors")
 
     @model_validator(mode="after")
     def _ascending_batches(self) -> "ModelSpec":

@@ -1,0 +1,1 @@
+"""Has the world changed? Tests windows of images against a reference."""

@@ -1,0 +1,89 @@
+"""Two-sample Kolmogorov-Smirnov tests of many features against one reference that is sorted once."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kstwo
+
+Features = NDArray[np.float32]
+Correction = Literal["bonferroni", "fdr"]
+
+
+@dataclass(frozen=True)
+class FeatureTests:
+    """Result for d features: `distances` and `p_values`, each (d,) float64."""
+
+    distances: NDArray[np.float64]
+    p_values: NDArray[np.float64]
+
+
+class KolmogorovSmirnov:
+    """Two-sided tests with the asymptotic p-value, feature by feature.
+
+    Distances and p-values are those of `scipy.stats.ks_2samp(method="asymp")`, which alibi-detect's `KSDrift` calls for
+    every feature. It sorts the reference and evaluates both distribution functions at each of its points again for
+    every window; here both are looked at where the window's function jumps, which is where they are furthest apart.
+
+    Args:
+        reference: (m, d) float32, finite.
+
+    Raises:
+        ValueError: the reference is empty, not two-dimensional, or holds NaN or infinity.
+    """
+
+    def __init__(self, reference: Features) -> None:
+        self._columns = np.ascontiguousarray(np.sort(_checked(reference, "the reference"), axis=0).T)
+
+    @property
+    def features(self) -> int:
+        """Number of features, d."""
+        return len(self._columns)
+
+    def test(self, window: Features) -> FeatureTests:
+        """Test a window (n, d) float32.
+
+        Raises:
+            ValueError: the window is empty, has another number of features, or holds NaN or infinity.
+        """
+        columns = np.sort(_checked(window, "the window"), axis=0).T
+        if len(columns) != self.features:
+            raise ValueError(f"the window has {len(columns)} features and the reference {self.features}")
+        distances = self._distances(np.ascontiguousarray(columns))
+        m, n = self._columns.shape[1], columns.shape[1]
+        p_values = np.clip(kstwo.sf(distances, np.round(float(m) * n / (m + n))), 0, 1)
+        return FeatureTests(distances, p_values)
+
+    def _distances(self, window: Features) -> NDArray[np.float64]:
+        """Largest differences of the distribution functions, with the roundings of scipy's own subtraction."""
+        m, n = self._columns.shape[1], window.shape[1]
+        distances = np.empty(len(window))
+        for feature, (reference, values) in enumerate(zip(self._columns, window, strict=True)):
+            after = reference.searchsorted(values, "right") / m - values.searchsorted(values, "right") / n
+            before = reference.searchsorted(values, "left") / m - values.searchsorted(values, "left") / n
+            distances[feature] = max(-after.min(), before.max(), 0.0)
+        return distances
+
+
+def p_value_threshold(p_values: NDArray[np.float64], p_value: float, correction: Correction) -> float:
+    """The p-value under which a feature drifts, so that a window without drift is called one with chance `p_value`.
+
+    Args:
+        p_values: (d,), of the window's features.
+        p_value: chance of a false alarm (Bonferroni), or share of false alarms among features found (FDR).
+        correction: `bonferroni` divides by d; `fdr` is the step-up procedure of Benjamini and Hochberg 1995, the
+            largest `p_value * i / d` that the i-th smallest p-value is under, or `p_value / d` if there is none.
+    """
+    count = len(p_values)
+    if correction == "bonferroni":
+        return p_value / count
+    steps = p_value * np.arange(1, count + 1) / count
+    under = np.flatnonzero(np.sort(p_values) < steps)
+    return float(steps[under[-1] if len(under) else 0])
+
+
+def _checked(values: Features, name: str) -> Features:
+    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite and (n, d) with n and d above 0; got {values.shape} {values.dtype}")
+    return values

@@ -1,0 +1,170 @@
+"""Small networks from arrays and JSON, compiled to frozen graphs that always give an image the same answer."""
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from runtime.errors import ConfigurationError
+from runtime.model_folder import ModelFolder, sha256_of
+from schemas.network_spec import LayerSpec, NetworkSpec
+
+Images = NDArray[np.generic]
+Arrays = dict[str, NDArray[np.float32]]
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "weights.npz"
+BATCH_SIZES = (8, 16, 32, 64, 128)
+"""Sizes computed; a batch is padded to the next one, a larger one is cut.
+
+All are multiples of eight because TensorFlow's matrix kernels add up in another order for a few left-over rows: with
+these sizes an image's result is the same to the bit in whatever company it is computed.
+"""
+DTYPES = ("uint8", "float32")
+
+
+class Network:
+    """A detector's folder: parts by name, each to be applied to a tensor."""
+
+    def __init__(self, spec: NetworkSpec, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self._spec = spec
+        self._arrays: Arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+
+    def apply(self, part: str, x: Any) -> Any:
+        """The output of one part for a float32 tensor (n, ...).
+
+        Raises:
+            ConfigurationError: there is no such part, or an array is missing or of a shape that does not fit.
+        """
+        try:
+            for index, layer in enumerate(self._spec.parts[part]):
+                x = _apply(layer, x, self._arrays, f"{part}/{index}")
+        except (KeyError, ValueError) as error:
+            raise ConfigurationError(
+                f"part {part!r} of the detector's network cannot be computed: {' '.join(str(error).split())[:300]}; "
+                f"do {CONFIG_FILE} and {WEIGHTS_FILE} belong together, and to this model's input shape?"
+            ) from error
+        return x
+
+
+class CompiledFunction:
+    """A function of images as one frozen graph for each of uint8 and float32, scaling of uint8 included.
+
+    Args:
+        function: from a float32 tensor (n, *shape) in 0..1 to a tensor (n, ...).
+        shape: of one image.
+        scale: uint8 values are divided by it.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], shape: tuple[int, ...], scale: float) -> None:
+        import tensorflow as tf
+
+        self._tf = tf
+        self._shape = shape
+        self._graphs = {
+            "uint8": self._freeze(lambda x: function(tf.cast(x, tf.float32) / scale), tf.uint8),
+            "float32": self._freeze(function, tf.float32),
+        }
+
+    def _freeze(self, function: Callable[[Any], Any], dtype: Any) -> Any:
+        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+        signature = [self._tf.TensorSpec([None, *self._shape], dtype)]
+        traced = self._tf.function(function, input_signature=signature, autograph=False)
+        return convert_variables_to_constants_v2(traced.get_concrete_function())
+
+    def __call__(self, images: Images) -> NDArray[np.float32]:
+        """Results (n, ...) for images (n, *shape), uint8 or float32 in 0..1.
+
+        Raises:
+            ValueError: images of another shape or type.
+        """
+        if images.shape[1:] != self._shape or images.dtype.name not in DTYPES:
+            raise ValueError(
+                f"images must be (n, {', '.join(map(str, self._shape))}), uint8 or float32; got {images.shape} "
+                f"{images.dtype}"
+            )
+        graph, largest = self._graphs[images.dtype.name], BATCH_SIZES[-1]
+        starts = range(0, max(len(images), 1), largest)
+        results = [self._compute(graph, images[start : start + largest]) for start in starts]
+        return results[0] if len(results) == 1 else np.concatenate(results)
+
+    def _compute(self, graph: Any, images: Images) -> NDArray[np.float32]:
+        size = next(size for size in BATCH_SIZES if size >= len(images))
+        batch = images
+        if size != len(images):
+            batch = np.zeros((size, *self._shape), images.dtype)
+            batch[: len(images)] = images
+        answer: NDArray[np.float32] = graph(self._tf.constant(batch))[0].numpy()
+        return answer[: len(images)]
+
+    def warm_up(self) -> None:
+        """Compute every batch size of both types once, so that no image pays for it."""
+        for dtype in DTYPES:
+            for size in BATCH_SIZES:
+                self(np.zeros((size, *self._shape), dtype))
+
+
+def network_files(files: str) -> tuple[str, str]:
+    """Names of a network's two files, relative to the model's folder."""
+    return f"{files}/{CONFIG_FILE}", f"{files}/{WEIGHTS_FILE}"
+
+
+def load_network(folder: ModelFolder, files: str) -> Network:
+    """The network in a sub-folder of a verified model folder.
+
+    Raises:
+        ConfigurationError: a file is missing, damaged or not valid.
+    """
+    config, weights = network_files(files)
+    try:
+        spec = NetworkSpec.model_validate_json(folder.file(config).read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigurationError(f"{folder.file(config)} is not a usable description of a network: {reason}") from error
+    return Network(spec, load_arrays(folder, weights))
+
+
+def load_arrays(folder: ModelFolder, name: str) -> dict[str, NDArray[Any]]:
+    """Arrays of an .npz file of a model folder; pickled objects in it are refused.
+
+    Raises:
+        ConfigurationError: the file is missing or is no such file.
+    """
+    path = folder.file(name)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise ConfigurationError(f"{path} is not a readable .npz file of arrays: {error}") from error
+
+
+def sha256_of_files(folder: ModelFolder, names: Iterable[str]) -> str:
+    """One hash for several files: of the lines that `sha256sum` prints for them, in order of their names."""
+    lines = (f"{sha256_of(folder.file(name))}  {name}\n" for name in sorted(names))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _apply(layer: LayerSpec, x: Any, arrays: Arrays, name: str) -> Any:
+    import tensorflow as tf
+
+    if layer.kind in ("flatten", "reshape"):
+        return tf.reshape(x, [-1, *(layer.shape or [_size(x.shape[1:])])])
+    kernel, bias = arrays[f"{name}/kernel"], arrays.get(f"{name}/bias")
+    if layer.kind == "dense":
+        x = x @ kernel
+    elif layer.kind == "convolution":
+        x = tf.nn.conv2d(x, kernel, layer.stride, layer.padding.upper())
+    else:
+        shape = [tf.shape(x)[0], *(side * layer.stride for side in x.shape[1:3]), kernel.shape[2]]
+        x = tf.nn.conv2d_transpose(x, kernel, shape, layer.stride, "SAME")
+    x = x if bias is None else x + bias
+    return x if layer.activation == "linear" else getattr(tf.nn, layer.activation)(x)
+
+
+def _size(shape: Sequence[int]) -> int:
+    return int(np.prod(shape))
