@@ -1,8 +1,9 @@
-"""Small networks from arrays and JSON, compiled to frozen graphs that always give an image the same answer."""
+"""Small networks from arrays and JSON, compiled to graphs that always give an image the same answer."""
 
 import hashlib
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class Network:
 
 
 class CompiledFunction:
-    """A function of images as one frozen graph for each of uint8 and float32, scaling of uint8 included.
+    """A function of images as one graph for each of uint8 and float32, scaling of uint8 included.
 
     Args:
         function: from a float32 tensor (n, *shape) in 0..1 to a tensor (n, ...).
@@ -66,16 +67,14 @@ class CompiledFunction:
         self._tf = tf
         self._shape = shape
         self._graphs = {
-            "uint8": self._freeze(lambda x: function(tf.cast(x, tf.float32) / scale), tf.uint8),
-            "float32": self._freeze(function, tf.float32),
+            "uint8": self._trace(lambda x: function(tf.cast(x, tf.float32) / scale), tf.uint8),
+            "float32": self._trace(function, tf.float32),
         }
 
-    def _freeze(self, function: Callable[[Any], Any], dtype: Any) -> Any:
-        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
+    def _trace(self, function: Callable[[Any], Any], dtype: Any) -> Any:
+        """A concrete function, which cannot be traced again; a `Network`'s arrays are constants in it."""
         signature = [self._tf.TensorSpec([None, *self._shape], dtype)]
-        traced = self._tf.function(function, input_signature=signature, autograph=False)
-        return convert_variables_to_constants_v2(traced.get_concrete_function())
+        return self._tf.function(function, input_signature=signature, autograph=False).get_concrete_function()
 
     def __call__(self, images: Images) -> NDArray[np.float32]:
         """Results (n, ...) for images (n, *shape), uint8 or float32 in 0..1.
@@ -99,7 +98,7 @@ class CompiledFunction:
         if size != len(images):
             batch = np.zeros((size, *self._shape), images.dtype)
             batch[: len(images)] = images
-        answer: NDArray[np.float32] = graph(self._tf.constant(batch))[0].numpy()
+        answer: NDArray[np.float32] = graph(self._tf.constant(batch)).numpy()
         return answer[: len(images)]
 
     def warm_up(self) -> None:
@@ -114,28 +113,27 @@ def network_files(files: str) -> tuple[str, str]:
     return f"{files}/{CONFIG_FILE}", f"{files}/{WEIGHTS_FILE}"
 
 
-def load_network(folder: ModelFolder, files: str) -> Network:
-    """The network in a sub-folder of a verified model folder.
+def load_network(files: Path) -> Network:
+    """The network in a folder whose files have been verified.
 
     Raises:
         ConfigurationError: a file is missing, damaged or not valid.
     """
-    config, weights = network_files(files)
+    config = files / CONFIG_FILE
     try:
-        spec = NetworkSpec.model_validate_json(folder.file(config).read_bytes())
+        spec = NetworkSpec.model_validate_json(config.read_bytes())
     except (OSError, ValidationError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ConfigurationError(f"{folder.file(config)} is not a usable description of a network: {reason}") from error
-    return Network(spec, load_arrays(folder, weights))
+        raise ConfigurationError(f"{config} is not a usable description of a network: {reason}") from error
+    return Network(spec, load_arrays(files / WEIGHTS_FILE))
 
 
-def load_arrays(folder: ModelFolder, name: str) -> dict[str, NDArray[Any]]:
-    """Arrays of an .npz file of a model folder; pickled objects in it are refused.
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Arrays of a verified .npz file; pickled objects in it are refused.
 
     Raises:
         ConfigurationError: the file is missing or is no such file.
     """
-    path = folder.file(name)
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
@@ -156,7 +154,7 @@ def _apply(layer: LayerSpec, x: Any, arrays: Arrays, name: str) -> Any:
         return tf.reshape(x, [-1, *(layer.shape or [_size(x.shape[1:])])])
     kernel, bias = arrays[f"{name}/kernel"], arrays.get(f"{name}/bias")
     if layer.kind == "dense":
-        x = x @ kernel
+        x = tf.matmul(x, kernel)
     elif layer.kind == "convolution":
         x = tf.nn.conv2d(x, kernel, layer.stride, layer.padding.upper())
     else:

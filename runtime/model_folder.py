@@ -15,6 +15,8 @@ from schemas.model_spec import ModelSpec
 
 SPEC_FILE = "model.yaml"
 CHECKSUMS_FILE = "checksums.txt"
+REPORT_FILE = "report.json"
+"""What was measured of the model: documentation, as is every `.md` file."""
 CHUNK_BYTES = 1 << 20
 CHECKSUM_LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>[^\\]+)")
 """A line that `sha256sum` writes; names with a backslash or a line break, which it escapes, are not accepted."""
@@ -143,7 +145,7 @@ def read_checksums(folder: Path) -> dict[str, str]:
 
 
 def write_checksums(folder: Path) -> None:
-    """Write `checksums.txt`, as `sha256sum` would, for every file below a folder except hidden ones and Markdown.
+    """Write `checksums.txt`, as `sha256sum` would, for every file below a folder except hidden ones and documentation.
 
     Documentation is left out so that a better sentence in a model card does not stop a worker.
 
@@ -153,7 +155,11 @@ def write_checksums(folder: Path) -> None:
     names = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"
     )
-    visible = [n for n in names if n != CHECKSUMS_FILE and not any(part.startswith(".") for part in n.split("/"))]
+    visible = [
+        n
+        for n in names
+        if n not in (CHECKSUMS_FILE, REPORT_FILE) and not any(part.startswith(".") for part in n.split("/"))
+    ]
     lines = [f"{sha256_of(_inside(folder, name))}  {name}\n" for name in visible]
     with NamedTemporaryFile("w", dir=folder, prefix=".checksums-", encoding="utf-8", delete=False) as temporary:
         temporary.writelines(lines)

@@ -1,98 +1,49 @@
-"""A model card whose figures are measured, never typed: the measurement, and the page it goes into."""
+"""A model card whose figures are measured, never typed: the report, in the words of a page."""
 
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
-from training.datasets import LABELS
+from training.card_tables import against_article, contrast_table, drift_tables, mask_table, row
 
 CARD_FILE = "MODEL_CARD.md"
-CALIBRATION_BINS = 15
-"""As in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017."""
-FIRST = 2_000
-"""A first part of the test images with a figure of its own, so that a quick test can check the card."""
+RECORD_FILE = "TRAINING.md"
+"""What cannot be measured afterwards, written by whoever trained: how it was done, data, licence. Part of the card."""
+FRONT = (
+    "name",
+    "version",
+    "weights_sha256",
+    "parameters",
+    "test_images",
+    "test_accuracy",
+    "first_2000_accuracy",
+    "mean_confidence",
+    "expected_calibration_error",
+    "truck_probability",
+    "temperature",
+    "calibration_error_before",
+    "calibration_error_after",
+    "outlier_threshold",
+    "nominal_false_positive_rate",
+    "clean_false_positive_rate",
+    "drift_false_alarm_rate",
+    "accuracy_by_class",
+)
+Report = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What was measured on the test images.
-
-    Attributes:
-        truck_probability: of class truck, for the article's truck.
-        corrupted: accuracy and mean confidence by corruption, at severity 5 on the first 2,000 test images.
-    """
-
-    test_images: int
-    test_accuracy: float
-    first_2000_accuracy: float
-    mean_confidence: float
-    expected_calibration_error: float
-    accuracy_by_class: dict[str, float]
-    truck_probability: float
-    corrupted: dict[str, tuple[float, float]]
-
-
-def measure(
-    probabilities: NDArray[np.float32],
-    labels: NDArray[np.uint8],
-    truck: NDArray[np.float32],
-    corrupted: dict[str, NDArray[np.float32]],
-) -> Figures:
-    """Figures of a model.
+def render_card(report: Report, record: str) -> str:
+    """The card in Markdown; its YAML front matter holds the chief figures.
 
     Args:
-        probabilities: (n, 10), the model's answers to the test images.
-        labels: (n,), their true classes.
-        truck: (10,), its answer to the article's truck.
-        corrupted: (2000, 10) by corruption, its answers to the first test images corrupted.
+        report: as `training.report.measure` makes it.
+        record: Markdown with headings of the third level.
     """
-    right = probabilities.argmax(axis=1) == labels
-    confidence = probabilities.max(axis=1)
-    return Figures(
-        test_images=len(labels),
-        test_accuracy=float(right.mean()),
-        first_2000_accuracy=float(right[:FIRST].mean()),
-        mean_confidence=float(confidence.mean()),
-        expected_calibration_error=calibration_error(confidence, right),
-        accuracy_by_class={name: float(right[labels == i].mean()) for i, name in enumerate(LABELS)},
-        truck_probability=float(truck[LABELS.index("truck")]),
-        corrupted={
-            name: (float((answers.argmax(axis=1) == labels[:FIRST]).mean()), float(answers.max(axis=1).mean()))
-            for name, answers in corrupted.items()
-        },
-    )
-
-
-def calibration_error(confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
-    """Expected calibration error: |accuracy - mean confidence| by bin of confidence, weighted by the bin's share.
-
-    Source: Guo et al. 2017, equation 3, with `CALIBRATION_BINS` bins of equal width, each open at its lower end.
-    """
-    bins = np.ceil(confidence.astype(np.float64) * CALIBRATION_BINS).astype(int)
-    surplus = right.astype(np.float64) - confidence
-    return float(sum(abs(surplus[bins == i].sum()) for i in np.unique(bins)) / len(confidence))
-
-
-def render_card(figures: Figures, weights_sha256: str, parameters: int) -> str:
-    """The card in Markdown, with the figures in its YAML front matter too."""
-    front = yaml.safe_dump(_front_matter(figures, weights_sha256, parameters), sort_keys=False)
-    classes = figures.accuracy_by_class
-    page = PAGE.format(
-        figures=figures,
-        parameters=parameters,
-        bins=CALIBRATION_BINS,
-        margin=1.96 * (figures.test_accuracy * (1 - figures.test_accuracy) / figures.test_images) ** 0.5,
-        hardest=min(classes, key=classes.__getitem__),
-        classes="\n".join(f"| {name} | {share:.3f} |" for name, share in classes.items()),
-        corruptions="\n".join(
-            f"| {name} | {accuracy:.3f} | {confidence:.3f} |"
-            for name, (accuracy, confidence) in figures.corrupted.items()
-        ),
-    )
-    return f"---\n{front}---\n{page}"
+    front = {name: report[name] for name in FRONT if name in report}
+    front["corrupted_accuracy"] = {name: figures["accuracy"] for name, figures in report["corrupted"].items()}
+    parts = (_head(report), _classifier(report), _outliers(report), _drift(report), against_article(report), LIMITS)
+    pages = "\n".join((*parts, f"## Record of the training\n\n{record}"))
+    return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{pages}"
 
 
 def read_front_matter(card: str) -> dict[str, Any]:
@@ -106,92 +57,128 @@ def read_front_matter(card: str) -> dict[str, Any]:
     return figures
 
 
-def _front_matter(figures: Figures, weights_sha256: str, parameters: int) -> dict[str, Any]:
-    return {
-        "name": "cifar10-resnet32",
-        "version": "1",
-        "weights_sha256": weights_sha256,
-        "parameters": parameters,
-        "test_images": figures.test_images,
-        "test_accuracy": round(figures.test_accuracy, 4),
-        "first_2000_accuracy": round(figures.first_2000_accuracy, 4),
-        "mean_confidence": round(figures.mean_confidence, 4),
-        "expected_calibration_error": round(figures.expected_calibration_error, 4),
-        "calibration_bins": CALIBRATION_BINS,
-        "truck_probability": round(figures.truck_probability, 5),
-        "accuracy_by_class": {name: round(share, 3) for name, share in figures.accuracy_by_class.items()},
-        "corrupted_accuracy": {name: round(accuracy, 3) for name, (accuracy, _) in figures.corrupted.items()},
-    }
+def _head(report: Report) -> str:
+    detectors = "\n".join(
+        row(name, figures["version"], f"`{figures['sha256'][:16]}…`") for name, figures in report["detectors"].items()
+    )
+    return f"""
+# {report["name"]}, version {report["version"]}
 
-
-PAGE = """
-# cifar10-resnet32, version 1
-
-A small image classifier for trying out and testing the monitoring around it. It looks at a colour picture of
-32×32 pixels and gives a probability to each of ten classes: airplane, automobile, bird, cat, deer, dog, frog, horse,
-ship, truck. It is the kind of model that the article behind this project watches, trained anew.
+A small image classifier for trying out and testing the monitoring around it, with the detectors that watch it. It looks
+at a colour picture of 32×32 pixels and gives a probability to each of ten classes. It is the kind of model that the
+article behind this project watches, trained anew.
 
 | | |
 |---|---|
 | architecture | ResNet-32 (He et al. 2016, section 4.2), 5 blocks a stage, from `alibi_detect.models.tensorflow` |
-| size | {parameters:,} numbers in float32, batch-normalisation statistics included |
-| input | (n, 32, 32, 3) float32, red green blue, each pixel divided by 255 and nothing else |
+| size | {report["parameters"]:,} numbers in float32, batch-normalisation statistics included |
+| input | (n, 32, 32, 3), red green blue; uint8, or float32 in 0..1 (each pixel divided by 255 and nothing else) |
 | output | (n, 10) float32, probabilities that sum to 1, in the order of `labels` in `model.yaml` |
-| file | `resnet32.keras`, Keras v3 format as tf-keras 2.18 writes it; loads in safe mode, with no custom class |
+| files | Keras v3 format as tf-keras 2.18 writes it; the detectors are arrays (.npz) and JSON: nothing is unpickled |
 
-## Training
+| detector | version | hash of its files |
+|---|---|---|
+{detectors}
 
-This section is the record kept at training; all other figures on this page were measured afterwards.
+All figures on this page are measured from the files of this folder; `modelwatch train report` measures them again, and
+writes this page and `report.json`, which holds more of them. "Report images" are {report["report_images"]}: nothing
+was fitted to them.
+"""
 
-All 50,000 training images of CIFAR-10 were used; no test image was. The 22 epochs grow in resolution: 10 on pictures
-reduced to 20×20 pixels, 8 on 24×24, 4 at full size, reduced with antialiasing. Each picture was padded by 4
-reflected pixels, cropped at random, and mirrored half of the time. The loss is cross-entropy; the optimiser is SGD with
-Nesterov momentum 0.9, batches of 128 and weight decay 5e-4 on the kernels. The learning rate rose in a straight line to
-0.2 over the first 15 % of the steps and fell to 0 over the rest. Seed 0; about an hour and a half on two CPU cores.
 
-The training ran in an equivalent network outside Keras, and the weights were then copied into this one without change.
-
-## Figures
-
-Measured on the {figures.test_images:,} test images of CIFAR-10, by TensorFlow in float32 on a CPU, from the file in
-this folder as the inference worker loads it. `python -m training.reference_model` measures them again and writes this
-page.
+def _classifier(report: Report) -> str:
+    low, high = report["test_accuracy_interval"]
+    interval = f"{low:.4f} to {high:.4f}"
+    classes = "\n".join(row(name, f"{share:.3f}") for name, share in report["accuracy_by_class"].items())
+    corrupted = "\n".join(
+        row(name, f"{figures['accuracy']:.3f}", f"{figures['mean_confidence']:.3f}")
+        for name, figures in report["corrupted"].items()
+    )
+    return f"""## Classifier
 
 | figure | value |
 |---|---|
-| accuracy | {figures.test_accuracy:.4f} (95 % interval ± {margin:.4f}) |
-| accuracy on the first 2,000 | {figures.first_2000_accuracy:.4f} |
-| mean confidence | {figures.mean_confidence:.4f} |
-| expected calibration error, {bins} bins of equal width | {figures.expected_calibration_error:.4f} |
-| probability of `truck` for the article's truck | {figures.truck_probability:.5f} |
+| accuracy on the {report["test_images"]:,} test images | {report["test_accuracy"]:.4f} (95 % interval {interval}) |
+| accuracy on the first 2,000 | {report["first_2000_accuracy"]:.4f} |
+| mean confidence | {report["mean_confidence"]:.4f} |
+| expected calibration error, 15 bins of equal width, all test images | {report["expected_calibration_error"]:.4f} |
+| probability of `truck` for the article's truck | {report["truck_probability"]:.5f} |
 
+The article's truck is training image 1, so this model has seen it: its figure shows that the model is the one it should
+be, and says nothing about unseen trucks.
+{_calibration(report)}
 | class | share of its test images put right |
 |---|---|
 {classes}
 
-Under the article's four corruptions, as `training/corruptions.py` makes them at severity 5 with seed 0, on the first
-2,000 test images:
+Under the article's four corruptions at severity 5 (`training/corruptions.py`, seed 0), on the first 2,000 test images:
 
 | corruption | accuracy | mean confidence |
 |---|---|---|
-{corruptions}
+{corrupted}
+"""
 
-The article's truck is training image 1, so this model has seen it: its figure shows that the model is the one it should
-be, and says nothing about unseen trucks.
 
-## Limits
+def _calibration(report: Report) -> str:
+    if "temperature" not in report:
+        return ""
+    return f"""
+**Temperature scaling** (Guo et al. 2017). The temperature {report["temperature"]} has the least log loss on the test
+images that are not report images. On the {report["calibration_images"]:,} report images the expected calibration
+error is {report["calibration_error_before"]:.4f} before and {report["calibration_error_after"]:.4f} after, the log loss
+{report["log_loss_before"]:.4f} before and {report["log_loss_after"]:.4f} after. The temperature serves to estimate
+accuracy without labels; the answers that the worker publishes are not scaled.
+"""
+
+
+def _outliers(report: Report) -> str:
+    low, high = report["clean_false_positive_interval"]
+    agreement = report["alibi_detect_agreement"]
+    return f"""## Outlier detector
+
+The mean squared error with which a variational auto-encoder rebuilds an image. The latent vector is the encoder's mean,
+not a draw, so a score depends on the image alone. alibi-detect's own `OutlierVAE.predict`, which draws, gives the same
+verdict on {agreement["verdicts_equal"]:.2%} of {agreement["images"]:,} images, clean and masked; no score differs by
+more than {agreement["largest_relative_difference"]:.2%}.
+
+The threshold {report["outlier_threshold"]:g} was set for {report["nominal_false_positive_rate"]:.1%} of clean images
+above it. Of the {report["clean_images"]:,} test images {report["clean_false_positive_rate"]:.2%} are (95 % interval
+{low:.2%} to {high:.2%}).
+
+The article's truck, and the same under its masks of noise (`mask_noise`, seed 0); last column: share flagged of 500
+different report images, each under a mask of its own:
+
+{mask_table(report)}
+
+Strange images against the clean report images. AUROC is the chance that a strange one scores higher than a clean one;
+corruptions are at severity 5:
+
+{contrast_table(report)}
+
+**What this detector does not see.** A blurred, pixelated or darker image is easier to rebuild than a sharp one, so its
+score falls: an AUROC below 0.5. That is in the nature of reconstruction errors, and such changes are what the drift
+detectors are for. A clean image of unusual texture scores higher than a plain one with a small mask, so small masks
+pass.
+"""
+
+
+def _drift(report: Report) -> str:
+    return f"""## Drift detectors
+
+Kolmogorov-Smirnov tests of each feature of a window of {report["drift_window_size"]:,} images against the features of
+the reference images, with a correction for testing many at once. `untrained_encoder`: 32 outputs of a network with
+random weights (Rabanser et al. 2019); `probabilities`: the classifier's answers (black-box shift detection, Lipton et
+al. 2018).
+
+{drift_tables(report)}
+"""
+
+
+LIMITS = """## Limits
 
 - It is a reference for tests and demonstrations. No decision about anything real should rest on it.
-- It knows ten classes and always names one of them: a picture of something else gets a class too. That is what the
-  outlier and drift detectors are for.
+- The classifier knows ten classes and always names one of them: a picture of something else gets a class too.
 - Larger pictures have to be reduced to 32×32 pixels by the sender.
 - Its confidence is about its accuracy on clean images only; under corruption it says too much, as the table shows.
-- Classes differ: {hardest} is the hardest.
-
-## Data and licence
-
-CIFAR-10 was collected by Alex Krizhevsky, Vinod Nair and Geoffrey Hinton; the reference is Krizhevsky, "Learning
-Multiple Layers of Features from Tiny Images", technical report, University of Toronto, 2009. Its authors ask to be
-cited and state no licence; the pictures come from the web, and rights in them remain with whoever made them. No picture
-is part of this folder. Check for yourself whether your use of weights trained on them needs more than that.
+- The last digits of scores differ between processors. On one machine a score is the same to the bit in any batch.
 """

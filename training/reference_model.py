@@ -1,8 +1,7 @@
-"""The reference model's folder, made again from its weights: `python -m training.reference_model ARRAYS.npz FOLDER`."""
+"""The reference classifier: ResNet-32 as alibi-detect builds it, its weights, and its place in a model folder."""
 
 import json
 import os
-import sys
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,22 +9,15 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
-from runtime.errors import CONFIGURATION_EXIT, ConfigurationError, ModelwatchError
-from runtime.model_folder import SPEC_FILE, load_model_folder, write_checksums
-from schemas.model_spec import ModelSpec
-from training.corruptions import corrupt
-from training.datasets import LABELS, TRUCK_INDEX, Cifar10, load_cifar10
-from training.model_card import CARD_FILE, FIRST, Figures, measure, render_card
+from runtime.errors import ConfigurationError
+from runtime.model_folder import SPEC_FILE, read_spec, sha256_of, write_checksums
+from training.datasets import LABELS
+from training.folder_update import replace_text, update_spec, writing
 
 WEIGHTS_FILE = "resnet32.keras"
 NUM_BLOCKS = 5
 """Blocks in each of the three stages of ResNet-32: 6 x 5 + 2 layers with weights (He et al. 2016, section 4.2)."""
-PREDICTION_BATCH = 500
-ARTICLE_CORRUPTIONS = ("gaussian_noise", "motion_blur", "brightness", "pixelate")
 SPEC = {
     "name": "cifar10-resnet32",
     "version": "1",
@@ -69,25 +61,30 @@ def model_from_arrays(path: Path) -> Any:
     return model
 
 
-def write_model_folder(arrays: Path, folder: Path) -> None:
-    """Write the whole model folder: weights, `model.yaml`, checksums, and a card with figures measured from them.
+def install_classifier(model: Any, path: Path) -> None:
+    """Put a classifier's weights into a model folder, made if need be, and write `model.yaml` and checksums.
 
-    In a fresh process the weights file is the same to the byte each time.
+    In a fresh process the weights file of equal weights is the same to the byte each time. With other weights than
+    before, what was measured on the classifier's answers is taken out of `model.yaml`: temperature and reference of the
+    probabilities.
 
     Raises:
-        ConfigurationError: the arrays are not usable.
-        TransientError: CIFAR-10, which the figures are measured on, could not be fetched.
+        ConfigurationError: the folder is that of another kind of model, or cannot be written.
     """
-    model = model_from_arrays(arrays)
-    data = load_cifar10()
-    folder.mkdir(parents=True, exist_ok=True)
-    save_reproducibly(model, folder / WEIGHTS_FILE)
-    ModelSpec.model_validate(SPEC)
-    (folder / SPEC_FILE).write_text(yaml.safe_dump(SPEC, sort_keys=False, width=120), encoding="utf-8")
-    write_checksums(folder)
-    saved = load_keras(folder / WEIGHTS_FILE)
-    card = render_card(_figures(saved, data), load_model_folder(folder).weights_sha256, saved.count_params())
-    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        if not (path / SPEC_FILE).exists():
+            replace_text(path / SPEC_FILE, yaml.safe_dump(SPEC, sort_keys=False, width=120))
+        spec = read_spec(path / SPEC_FILE)
+        if (spec.weights.file, spec.input.shape, spec.labels) != (WEIGHTS_FILE, (32, 32, 3), LABELS):
+            raise ConfigurationError(f"{path / SPEC_FILE} describes another model than ResNet-32 on CIFAR-10")
+        before = sha256_of(path / WEIGHTS_FILE) if (path / WEIGHTS_FILE).exists() else None
+        save_reproducibly(model, path / WEIGHTS_FILE)
+    if before == sha256_of(path / WEIGHTS_FILE):
+        write_checksums(path)
+    else:
+        drift = {name: detector for name, detector in spec.drift.items() if detector.kind != "probabilities"}
+        update_spec(path, calibration=None, drift=dict(drift))
 
 
 def load_keras(file: Path) -> Any:
@@ -99,14 +96,6 @@ def load_keras(file: Path) -> Any:
     import tf_keras
 
     return tf_keras.models.load_model(file, compile=False, safe_mode=True)
-
-
-def predict(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Probabilities, (n, 10) float32, for images (n, 32, 32, 3) uint8."""
-    starts = range(0, len(images), PREDICTION_BATCH)
-    shown = track(starts, "Predicting", console=Console(stderr=True), transient=True, disable=len(starts) == 1)
-    batches = (images[start : start + PREDICTION_BATCH].astype(np.float32) / 255 for start in shown)
-    return np.concatenate([np.asarray(model(batch, training=False)) for batch in batches])
 
 
 def save_reproducibly(model: Any, file: Path) -> None:
@@ -123,31 +112,5 @@ def save_reproducibly(model: Any, file: Path) -> None:
         undated.replace(file)
 
 
-def _figures(model: Any, data: Cifar10) -> Figures:
-    truck = predict(model, data.train_images[TRUCK_INDEX : TRUCK_INDEX + 1])[0]
-    first = data.test_images[:FIRST]
-    corrupted = {name: predict(model, corrupt(first, name, severity=5, seed=0)) for name in ARTICLE_CORRUPTIONS}
-    return measure(predict(model, data.test_images), data.test_labels, truck, corrupted)
-
-
 def _array_name(layer: Any, weight: Any) -> str:
     return f"{layer.name}/{weight.name.split('/')[-1].split(':')[0]}"
-
-
-def main(arguments: list[str]) -> int:
-    """Command line; returns the exit status."""
-    errors = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
-    if len(arguments) != 2:
-        errors.print("usage: python -m training.reference_model ARRAYS.npz FOLDER")
-        return 2
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        write_model_folder(Path(arguments[0]), Path(arguments[1]))
-    except ModelwatchError as error:
-        errors.print(f"error: {error}")
-        return CONFIGURATION_EXIT if isinstance(error, ConfigurationError) else 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

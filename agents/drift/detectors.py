@@ -1,5 +1,7 @@
 """The drift detectors of a model: features of single pairs, and tests of windows of them against the reference."""
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,7 +10,7 @@ from agents.network import CompiledFunction, Images, load_arrays, load_network, 
 from runtime.errors import ConfigurationError
 from runtime.model_folder import ModelFolder
 from schemas.messages import Detector, DriftTest
-from schemas.model_spec import DriftSpec
+from schemas.model_spec import DriftSpec, InputSpec
 
 Features = NDArray[np.float32]
 REFERENCE_ARRAY = "features"
@@ -21,6 +23,7 @@ class DriftDetector:
     Attributes:
         name: the key in `model.yaml`.
         identity: names the detector in reports; its hash is that of its files, reference included.
+        p_value, correction: of the test, from `model.yaml`.
     """
 
     def __init__(self, name: str, spec: DriftSpec, folder: ModelFolder) -> None:
@@ -28,15 +31,20 @@ class DriftDetector:
         folder.verify(names)
         self.name = name
         self.identity = Detector(name=name, version=spec.version, sha256=sha256_of_files(folder, names))
-        self._spec = spec
-        self._tests = KolmogorovSmirnov(_reference(folder, spec))
+        self.p_value, self.correction = spec.p_value, spec.correction
+        self._tests = KolmogorovSmirnov(load_reference(folder, spec))
         self._classes = len(folder.spec.labels)
-        self._encoder = _encoder(folder, spec.files) if spec.files else None
+        self._encoder = encoder_of(folder.file(spec.files), folder.spec.input) if spec.files else None
 
     @property
     def feature_count(self) -> int:
         """Number of features of one image."""
         return self._tests.features
+
+    @property
+    def uses_images(self) -> bool:
+        """Whether features come from the image; if not, from the model's answer."""
+        return self._encoder is not None
 
     def features(self, images: Images, probabilities: NDArray[np.generic]) -> Features:
         """Features (n, d) float32 of pairs; each row depends on its own image and probabilities only.
@@ -61,13 +69,13 @@ class DriftDetector:
             ValueError: the window is empty, has another number of features, or holds NaN or infinity.
         """
         result = self._tests.test(features)
-        threshold = p_value_threshold(result.p_values, self._spec.p_value, self._spec.correction)
+        threshold = p_value_threshold(result.p_values, self.p_value, self.correction)
         return DriftTest(
             is_drift=bool((result.p_values < threshold).any()),
             p_values=tuple(result.p_values.tolist()),
             distances=tuple(result.distances.tolist()),
             threshold=threshold,
-            correction=self._spec.correction,
+            correction=self.correction,
             detector=self.identity,
         )
 
@@ -86,8 +94,13 @@ def load_detectors(folder: ModelFolder) -> dict[str, DriftDetector]:
     return {name: DriftDetector(name, spec, folder) for name, spec in folder.spec.drift.items()}
 
 
-def _reference(folder: ModelFolder, spec: DriftSpec) -> Features:
-    arrays = load_arrays(folder, spec.reference)
+def load_reference(folder: ModelFolder, spec: DriftSpec) -> Features:
+    """Reference features (n, d) float32 of a verified model folder.
+
+    Raises:
+        ConfigurationError: the file holds something else.
+    """
+    arrays = load_arrays(folder.file(spec.reference))
     reference = arrays.get(REFERENCE_ARRAY, np.empty(0))
     if reference.ndim != 2 or reference.dtype != np.float32 or not reference.size or not np.isfinite(reference).all():
         raise ConfigurationError(
@@ -102,6 +115,7 @@ def _reference(folder: ModelFolder, spec: DriftSpec) -> Features:
     return reference
 
 
-def _encoder(folder: ModelFolder, files: str) -> CompiledFunction:
-    network = load_network(folder, files)
-    return CompiledFunction(lambda x: network.apply(ENCODER_PART, x), folder.spec.input.shape, folder.spec.input.scale)
+def encoder_of(files: Path, images: InputSpec) -> CompiledFunction:
+    """The encoder in a folder of verified files: images to features (n, d) float32."""
+    network = load_network(files)
+    return CompiledFunction(lambda x: network.apply(ENCODER_PART, x), images.shape, images.scale)

@@ -52,18 +52,34 @@ class KolmogorovSmirnov:
             raise ValueError(f"the window has {len(columns)} features and the reference {self.features}")
         distances = self._distances(np.ascontiguousarray(columns))
         m, n = self._columns.shape[1], columns.shape[1]
-        p_values = np.clip(kstwo.sf(distances, np.round(float(m) * n / (m + n))), 0, 1)
+        p_values = np.clip(kstwo.sf(distances, max(np.round(float(m) * n / (m + n)), 1.0)), 0, 1)
         return FeatureTests(distances, p_values)
 
     def _distances(self, window: Features) -> NDArray[np.float64]:
-        """Largest differences of the distribution functions, with the roundings of scipy's own subtraction."""
+        """Largest differences of the distribution functions, with the roundings of scipy's own subtraction.
+
+        Args:
+            window: (d, n), each row sorted.
+        """
         m, n = self._columns.shape[1], window.shape[1]
-        distances = np.empty(len(window))
-        for feature, (reference, values) in enumerate(zip(self._columns, window, strict=True)):
-            after = reference.searchsorted(values, "right") / m - values.searchsorted(values, "right") / n
-            before = reference.searchsorted(values, "left") / m - values.searchsorted(values, "left") / n
-            distances[feature] = max(-after.min(), before.max(), 0.0)
-        return distances
+        rows = list(zip(self._columns, window, strict=True))
+        below = np.array([reference.searchsorted(values, "left") for reference, values in rows])
+        up_to = np.array([reference.searchsorted(values, "right") for reference, values in rows])
+        own_below, own_up_to = _ranks(window)
+        before, after = below / m - own_below / n, up_to / m - own_up_to / n
+        return np.maximum(before.max(axis=1), -after.min(axis=1)).clip(min=0.0)
+
+
+def _ranks(rows: Features) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each value of sorted rows (d, n), how many of its row are below it, and how many are not above it."""
+    count = rows.shape[1]
+    place = np.arange(count)
+    steps = np.diff(rows, axis=1) != 0
+    first = np.pad(steps, ((0, 0), (1, 0)), constant_values=True)
+    last = np.pad(steps, ((0, 0), (0, 1)), constant_values=True)
+    below = np.maximum.accumulate(np.where(first, place, 0), axis=1)
+    up_to = np.minimum.accumulate(np.where(last, place + 1, count)[:, ::-1], axis=1)[:, ::-1]
+    return below, up_to
 
 
 def p_value_threshold(p_values: NDArray[np.float64], p_value: float, correction: Correction) -> float:

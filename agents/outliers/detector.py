@@ -1,5 +1,6 @@
 """The outlier detector: how badly a variational auto-encoder that learned normal images rebuilds one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from agents.network import CompiledFunction, Images, Network, load_network, netw
 from runtime.errors import ConfigurationError
 from runtime.model_folder import ModelFolder
 from schemas.messages import Detector
+from schemas.model_spec import InputSpec
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,34 @@ class OutlierScores:
     maps: NDArray[np.float32]
 
 
-class OutlierDetector:
+class VaeScorer:
     """Scores images by the mean squared error of their reconstruction, as alibi-detect's `OutlierVAE` does.
 
     alibi-detect draws the latent vector anew for every call (An and Cho 2015), so one image gets many scores. Here it
     is the latent distribution's expectation, about which alibi-detect's draws scatter: a score depends on the image
     alone, not on the day, the batch or the place in it, and costs one reconstruction instead of `samples`.
+    """
+
+    def __init__(self, network: Network, images: InputSpec) -> None:
+        self._map = CompiledFunction(_error_map(network), images.shape, images.scale)
+
+    def score(self, images: Images) -> OutlierScores:
+        """Scores of images (n, h, w, c), uint8 or float32 in 0..1.
+
+        Raises:
+            ValueError: images of another shape or type.
+        """
+        maps = self._map(images)
+        scores = maps.reshape(len(maps), maps.shape[1] * maps.shape[2]).mean(axis=1, dtype=np.float64)
+        return OutlierScores(scores, maps)
+
+    def warm_up(self) -> None:
+        """Compute every batch size once, so that no image pays for it."""
+        self._map.warm_up()
+
+
+class OutlierDetector(VaeScorer):
+    """The calibrated detector of a model folder.
 
     Attributes:
         threshold: of the score.
@@ -50,25 +74,10 @@ class OutlierDetector:
         folder.verify(files)
         self.threshold = spec.threshold
         self.identity = Detector(name=spec.kind, version=spec.version, sha256=sha256_of_files(folder, files))
-        error_map = vae_error_map(load_network(folder, spec.files))
-        self._map = CompiledFunction(error_map, folder.spec.input.shape, folder.spec.input.scale)
-
-    def score(self, images: Images) -> OutlierScores:
-        """Scores of images (n, h, w, c), uint8 or float32 in 0..1.
-
-        Raises:
-            ValueError: images of another shape or type.
-        """
-        maps = self._map(images)
-        scores = maps.reshape(len(maps), maps.shape[1] * maps.shape[2]).mean(axis=1, dtype=np.float64)
-        return OutlierScores(scores, maps)
-
-    def warm_up(self) -> None:
-        """Compute every batch size once, so that no image pays for it."""
-        self._map.warm_up()
+        super().__init__(load_network(folder.file(spec.files)), folder.spec.input)
 
 
-def vae_error_map(network: Network) -> Any:
+def _error_map(network: Network) -> Callable[[Any], Any]:
     """A function from images (n, h, w, c) float32 to maps (n, h, w) of the squared error of their reconstruction."""
     import tensorflow as tf
 

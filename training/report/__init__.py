@@ -1,0 +1,1 @@
+"""How good a model folder's classifier and detectors are, measured anew from its files."""
