@@ -59,17 +59,23 @@ def _false_alarms(report: Report) -> str:
         rows.append(
             (
                 name,
+                report["drift_correction"][name],
                 f"{report['drift_nominal_false_alarm_rate'][name]:.0%}",
                 f"{rate:.1%} ({low:.1%} to {high:.1%})",
                 *(f"{by_correction[correction]:.1%}" for correction in ("bonferroni", "fdr")),
                 f"{report['drift_false_alarm_rate_resplit'][name]:.1%}",
             )
         )
-    correction = ", ".join(f"`{value}` ({name})" for name, value in report["drift_correction"].items())
-    head = ("detector", "nominal", "measured (95 % interval)", "bonferroni", "fdr", "drawn anew")
-    return f"""False alarms in 200 windows drawn from the {report["drift_pool"]:,} report images. The correction set is
-{correction}. All these windows face one reference, and so share the chance difference between report and reference
-images; in the last column reference and window are drawn anew from all test images 200 times.
+    pools = "\n".join(
+        f"- `{name}`: reference {source}; windows from {report['drift_pool_images'][name]:,} other images"
+        for name, source in report["drift_reference"].items()
+    )
+    head = ("detector", "correction", "nominal", "measured (95 % interval)", "bonferroni", "fdr", "drawn anew")
+    return f"""{pools}
+
+False alarms in 200 windows of clean images. A window holds no image twice, but windows of one pool share images, and all
+face one reference: they share the chance difference between the two. In the last column reference and window are drawn
+anew from both together 200 times.
 
 {table(head, rows)}"""
 
@@ -83,8 +89,8 @@ def _power(report: Report, name: str) -> str:
     severities = next(iter(report["drift_power"][name].values()))
     percents = next(iter(mixed.values()))
     head = ("corruption", *severities, *(f"{percent} % of 5" for percent in percents))
-    return f"""Windows called drift by `{name}`, of 50 each: all images corrupted, by severity; and only a part of
-them, at severity 5.
+    return f"""Windows called drift by `{name}`, of 50 each: report images, all corrupted, by severity; and only a part of
+them corrupted, at severity 5.
 
 {table(head, rows)}"""
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 Images = NDArray[np.uint8]
 Pixel = TypeVar("Pixel", np.uint8, np.float32)
@@ -43,6 +44,19 @@ def impulse_noise(images: Images, severity: int, rng: np.random.Generator) -> Im
     corrupted[draw < share / 2] = 0
     corrupted[draw >= 1 - share / 2] = 255
     return corrupted
+
+
+def speckle_noise(images: Images, severity: int, rng: np.random.Generator) -> Images:
+    """Noise of a normal distribution in proportion to each value. Source: script, `speckle_noise`."""
+    deviation = (0.06, 0.1, 0.12, 0.16, 0.2)[severity - 1]
+    unit = _to_unit(images)
+    return _to_uint8(unit + unit * deviation * rng.standard_normal(images.shape, dtype=np.float32))
+
+
+def gaussian_blur(images: Images, severity: int, rng: np.random.Generator) -> Images:
+    """Convolution with a normal distribution over four deviations. Source: script, `gaussian_blur`."""
+    deviation = (0.4, 0.6, 0.7, 0.8, 1)[severity - 1]
+    return _to_uint8(gaussian_filter(_to_unit(images), (0, deviation, deviation, 0), mode="nearest"))
 
 
 def defocus_blur(images: Images, severity: int, rng: np.random.Generator) -> Images:
@@ -117,6 +131,8 @@ _CORRUPTIONS: dict[str, Corruption] = {
         gaussian_noise,
         shot_noise,
         impulse_noise,
+        speckle_noise,
+        gaussian_blur,
         defocus_blur,
         motion_blur,
         brightness,

@@ -18,12 +18,13 @@ from training.folder_update import new_files, update_spec
 from training.loop import progress_bar
 from training.network_export import export_network
 from training.outliers import image_folder
-from training.splits import REFERENCE_SPLIT
+from training.splits import ENCODER_REFERENCE_SPLIT, REFERENCE_SPLIT
 
 FILES = "drift"
 REFERENCE_FILE = "reference.npz"
 UNTRAINED_ENCODER = "untrained_encoder"
 PROBABILITIES = "probabilities"
+REFERENCES = {UNTRAINED_ENCODER: ENCODER_REFERENCE_SPLIT, PROBABILITIES: REFERENCE_SPLIT}
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ def train_drift(path: Path, options: DriftOptions) -> dict[str, DriftSpec]:
         ConfigurationError: the folder is not usable, has no weights, or takes other images than CIFAR-10's.
     """
     folder = image_folder(path)
-    images, classifier = REFERENCE_SPLIT.load()[0], Classifier(folder)
+    classifier = Classifier(folder)
     with new_files(path, FILES) as fresh:
         export_network({ENCODER_PART: build_encoder(options).layers}, fresh / UNTRAINED_ENCODER)
         encoder = encoder_of(fresh / UNTRAINED_ENCODER, folder.spec.input)
-        _write_reference(fresh / UNTRAINED_ENCODER, encoder, images)
-        _write_reference(fresh / PROBABILITIES, classifier.predict, images)
+        _write_reference(fresh / UNTRAINED_ENCODER, encoder)
+        _write_reference(fresh / PROBABILITIES, classifier.predict)
     section = {name: _spec(name, options, folder) for name in (UNTRAINED_ENCODER, PROBABILITIES)}
     window = WindowSpec(window_size=options.window_size, max_age_seconds=options.max_age_seconds, stride=options.stride)
     update_spec(path, drift=dict(section), window=window)
@@ -67,7 +68,7 @@ def _spec(name: str, options: DriftOptions, folder: ModelFolder) -> DriftSpec:
         "reference": f"{FILES}/{name}/{REFERENCE_FILE}",
         "p_value": options.p_value,
         "correction": options.correction,
-        "source": str(REFERENCE_SPLIT),
+        "source": str(REFERENCES[name]),
     }
     return DriftSpec.model_validate(fields)
 
@@ -89,8 +90,9 @@ def build_encoder(options: DriftOptions) -> Any:
     )
 
 
-def _write_reference(folder: Path, function: Callable[[Images], NDArray[np.float32]], images: Images) -> None:
+def _write_reference(folder: Path, function: Callable[[Images], NDArray[np.float32]]) -> None:
     folder.mkdir(exist_ok=True)
+    images = REFERENCES[folder.name].load()[0]
     with progress_bar() as bar:
         task = bar.add_task(f"Reference of {folder.name}", total=len(images))
         features = in_blocks(function, images, lambda done: bar.advance(task, done))

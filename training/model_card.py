@@ -122,28 +122,28 @@ Under the article's four corruptions at severity 5 (`training/corruptions.py`, s
 def _calibration(report: Report) -> str:
     if "temperature" not in report:
         return ""
+    before, after = report["calibration_error_before"], report["calibration_error_after"]
     return f"""
-**Temperature scaling** (Guo et al. 2017). The temperature {report["temperature"]} has the least log loss on the test
-images that are not report images. On the {report["calibration_images"]:,} report images the expected calibration
-error is {report["calibration_error_before"]:.4f} before and {report["calibration_error_after"]:.4f} after, the log loss
-{report["log_loss_before"]:.4f} before and {report["log_loss_after"]:.4f} after. The temperature serves to estimate
-accuracy without labels; the answers that the worker publishes are not scaled.
+**Temperature scaling** (Guo et al. 2017). The temperature {report["temperature"]} has the least log loss on the test images
+that are not report images. On the {report["calibration_images"]:,} report images the expected calibration error is {before:.4f}
+before and {after:.4f} after, the log loss {report["log_loss_before"]:.4f} before and {report["log_loss_after"]:.4f} after.
+The temperature serves to estimate accuracy without labels; the answers that the worker publishes are not scaled.
 """
 
 
 def _outliers(report: Report) -> str:
     low, high = report["clean_false_positive_interval"]
-    agreement = report["alibi_detect_agreement"]
+    agreement, threshold = report["alibi_detect_agreement"], report["outlier_threshold"]
+    nominal, measured = report["nominal_false_positive_rate"], report["clean_false_positive_rate"]
     return f"""## Outlier detector
 
 The mean squared error with which a variational auto-encoder rebuilds an image. The latent vector is the encoder's mean,
 not a draw, so a score depends on the image alone. alibi-detect's own `OutlierVAE.predict`, which draws, gives the same
-verdict on {agreement["verdicts_equal"]:.2%} of {agreement["images"]:,} images, clean and masked; no score differs by
-more than {agreement["largest_relative_difference"]:.2%}.
+verdict on {agreement["verdicts_equal"]:.2%} of {agreement["images"]:,} images, clean and masked; no score differs by more
+than {agreement["largest_relative_difference"]:.2%}.
 
-The threshold {report["outlier_threshold"]:g} was set for {report["nominal_false_positive_rate"]:.1%} of clean images
-above it. Of the {report["clean_images"]:,} test images {report["clean_false_positive_rate"]:.2%} are (95 % interval
-{low:.2%} to {high:.2%}).
+The threshold {threshold:g} was set for {nominal:.1%} of clean images above it, on images that the auto-encoder has not
+learned. Of the {report["clean_images"]:,} test images {measured:.2%} are (95 % interval {low:.2%} to {high:.2%}).
 
 The article's truck, and the same under its masks of noise (`mask_noise`, seed 0); last column: share flagged of 500
 different report images, each under a mask of its own:
@@ -165,10 +165,9 @@ pass.
 def _drift(report: Report) -> str:
     return f"""## Drift detectors
 
-Kolmogorov-Smirnov tests of each feature of a window of {report["drift_window_size"]:,} images against the features of
-the reference images, with a correction for testing many at once. `untrained_encoder`: 32 outputs of a network with
-random weights (Rabanser et al. 2019); `probabilities`: the classifier's answers (black-box shift detection, Lipton et
-al. 2018).
+Kolmogorov-Smirnov tests of each feature of a window of {report["drift_window_size"]:,} images against the same feature of
+the reference images, with a correction for testing many at once. `untrained_encoder`: 32 outputs of a network with random
+weights (Rabanser et al. 2019); `probabilities`: the classifier's answers (black-box shift, Lipton et al. 2018).
 
 {drift_tables(report)}
 """

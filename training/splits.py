@@ -37,7 +37,11 @@ AUTOENCODER_SPLIT = Split("train", 0, 45_000)
 THRESHOLD_SPLIT = Split("train", 45_000, 50_000)
 """Its threshold comes from these."""
 REFERENCE_SPLIT = Split("test", 5_000, 10_000)
-"""Drift is measured against these, and the temperature fitted to them: the classifier has learned every training image,
-and is surer of those than of new ones."""
+"""Drift of the classifier's answers is measured against these, and the temperature fitted to them: the classifier has
+learned every training image, and is surer of those than of new ones."""
+ENCODER_REFERENCE_SPLIT = Split("train", 0, 10_000)
+"""Drift of the untrained encoder's features is measured against these: it has learned nothing, so any image will do."""
+ENCODER_POOL_SPLITS = (Split("test", 0, 10_000), Split("train", 10_000, 30_000))
+"""Clean images for that detector's false alarms."""
 REPORT_SPLIT = Split("test", 0, 5_000)
 """Nothing is fitted to these: the report's images, and the first that `modelwatch produce cifar10` sends."""

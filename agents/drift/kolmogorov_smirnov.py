@@ -67,7 +67,8 @@ class KolmogorovSmirnov:
         up_to = np.array([reference.searchsorted(values, "right") for reference, values in rows])
         own_below, own_up_to = _ranks(window)
         before, after = below / m - own_below / n, up_to / m - own_up_to / n
-        return np.maximum(before.max(axis=1), -after.min(axis=1)).clip(min=0.0)
+        distances: NDArray[np.float64] = np.maximum(before.max(axis=1), -after.min(axis=1)).clip(min=0.0)
+        return distances
 
 
 def _ranks(rows: Features) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

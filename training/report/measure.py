@@ -19,7 +19,7 @@ from training.datasets import TRUCK_INDEX, load_cifar10
 from training.fashion_mnist import fashion_mnist_file
 from training.loop import progress_bar
 from training.report import classifier_figures, drift_figures, outlier_figures
-from training.splits import REPORT_SPLIT
+from training.splits import ENCODER_POOL_SPLITS, REPORT_SPLIT
 
 Report = dict[str, Any]
 Features = dict[str, NDArray[np.float32]]
@@ -139,8 +139,7 @@ def drift_part(subject: Subject, report: Report) -> Report:
     """False alarms and power of every drift detector; the classifier's figures under corruption on the way."""
     size = subject.folder.spec.window.window_size
     clean, _ = subject.features("clean images", subject.images)
-    result: Report = {"drift_window_size": size, "drift_pool": len(subject.images)}
-    result |= false_alarms(subject, clean, size)
+    result: Report = {"drift_window_size": size, **false_alarms(subject, clean, size)}
     power: Report = {name: {} for name in subject.drift}
     mixed: Report = {name: {} for name in subject.drift}
     result["corrupted"] = {}
@@ -163,21 +162,32 @@ def drift_part(subject: Subject, report: Report) -> Report:
     return result | {"drift_power": power, "drift_power_mixed": mixed}
 
 
+def encoder_pool(subject: Subject, detector: DriftDetector) -> NDArray[np.float32]:
+    """Features of many clean images, for a detector that looks at images only."""
+    images = np.concatenate([split.load()[0] for split in ENCODER_POOL_SPLITS])
+    return subject.track("Encoding clean images", partial(detector.features, probabilities=np.empty(0)), images)
+
+
 def false_alarms(subject: Subject, clean: Features, size: int) -> Report:
-    """False alarm rates by detector."""
+    """False alarm rates by detector, in windows of clean images that are not in its reference."""
+    pools = {
+        name: encoder_pool(subject, detector) if detector.uses_images else clean[name]
+        for name, detector in subject.drift.items()
+    }
     figures = {
-        name: drift_figures.false_alarm_figures(detector, clean[name], size) for name, detector in subject.drift.items()
+        name: drift_figures.false_alarm_figures(detector, pools[name], size) for name, detector in subject.drift.items()
     }
     references = {name: load_reference(subject.folder, spec) for name, spec in subject.folder.spec.drift.items()}
     return {
         "drift_nominal_false_alarm_rate": {name: detector.p_value for name, detector in subject.drift.items()},
         "drift_correction": {name: detector.correction for name, detector in subject.drift.items()},
-        "drift_reference_images": {name: len(reference) for name, reference in references.items()},
+        "drift_reference": {name: spec.source for name, spec in subject.folder.spec.drift.items()},
+        "drift_pool_images": {name: len(pool) for name, pool in pools.items()},
         "drift_false_alarm_rate": {name: figure["rate"] for name, figure in figures.items()},
         "drift_false_alarm_interval": {name: figure["interval"] for name, figure in figures.items()},
         "drift_false_alarm_rate_by_correction": {name: figure["by_correction"] for name, figure in figures.items()},
         "drift_false_alarm_rate_resplit": {
-            name: drift_figures.resplit_false_alarm_rate(detector, clean[name], references[name], size)
+            name: drift_figures.resplit_false_alarm_rate(detector, pools[name], references[name], size)
             for name, detector in subject.drift.items()
         },
     }

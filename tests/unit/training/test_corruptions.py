@@ -11,7 +11,7 @@ from PIL import Image
 from training.corruptions import CORRUPTIONS, SEVERITIES, corrupt, mask_noise
 from training.datasets import load_split
 
-RANDOM = {"gaussian_noise", "shot_noise", "impulse_noise", "motion_blur"}
+RANDOM = {"gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "motion_blur"}
 Images = NDArray[np.uint8]
 
 
@@ -31,7 +31,7 @@ def change(images: Images, name: str, severity: int) -> float:
 
 
 def test_the_names_are_those_the_article_and_the_benchmark_use() -> None:
-    assert len(set(CORRUPTIONS)) == 10
+    assert len(set(CORRUPTIONS)) == 12
     assert {"gaussian_noise", "motion_blur", "brightness", "pixelate"} < set(CORRUPTIONS)
 
 
@@ -92,7 +92,23 @@ def test_impulse_noise_sets_the_published_share_half_to_black_half_to_white(seve
     assert (corrupted == 255).mean() == pytest.approx(share / 2, rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["defocus_blur", "motion_blur", "pixelate", "contrast", "saturate"])
+@pytest.mark.parametrize(("severity", "deviation"), enumerate((0.06, 0.1, 0.12, 0.16, 0.2), 1))
+@pytest.mark.parametrize("value", [60, 120])
+def test_speckle_noise_is_in_proportion_to_the_value(severity: int, deviation: float, value: int) -> None:
+    noise = corrupt(plain(value), "speckle_noise", severity, seed=0) / value - 1
+    assert noise.std() == pytest.approx(deviation, rel=0.03)
+
+
+@pytest.mark.parametrize(("severity", "deviation"), enumerate((0.4, 0.6, 0.7, 0.8, 1), 1))
+def test_gaussian_blur_spreads_a_dot_by_the_published_deviation(severity: int, deviation: float) -> None:
+    dot = np.zeros((1, 32, 32, 3), np.uint8)
+    dot[:, 16, 16] = 255
+    spread = corrupt(dot, "gaussian_blur", severity, seed=0)[0, :, :, 0].astype(float)
+    centre, beside = spread[16, 16], spread[16, 17]
+    assert beside / centre == pytest.approx(np.exp(-1 / (2 * deviation**2)), abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["defocus_blur", "gaussian_blur", "motion_blur", "pixelate", "contrast", "saturate"])
 @pytest.mark.parametrize("severity", [1, 3])
 def test_blurs_contrast_and_saturation_leave_a_plain_grey_image(name: str, severity: int) -> None:
     assert np.array_equal(corrupt(plain(200, 3), name, severity, seed=0), plain(200, 3))
