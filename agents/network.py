@@ -1,6 +1,7 @@
 """Small networks from arrays and JSON, compiled to graphs that always give an image the same answer."""
 
 import hashlib
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from pydantic import ValidationError
 from runtime.errors import ConfigurationError
 from runtime.model_folder import ModelFolder, sha256_of
 from schemas.network_spec import LayerSpec, NetworkSpec
+
+# Read when TensorFlow is first imported, which happens later: alibi-detect in the same process needs this Keras.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 Images = NDArray[np.generic]
 Arrays = dict[str, NDArray[np.float32]]

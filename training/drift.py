@@ -1,6 +1,5 @@
 """`modelwatch train drift`: an encoder with random weights, and reference features for each drift detector."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +74,6 @@ def _spec(name: str, options: DriftOptions, folder: ModelFolder) -> DriftSpec:
 
 def build_encoder(options: DriftOptions) -> Any:
     """A Keras encoder from images (32, 32, 3) to features, its weights random, drawn from the seed (Rabanser 2019)."""
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     import tf_keras
 
     tf_keras.utils.set_random_seed(options.seed)

@@ -132,9 +132,7 @@ The temperature serves to estimate accuracy without labels; the answers that the
 
 
 def _outliers(report: Report) -> str:
-    low, high = report["clean_false_positive_interval"]
-    agreement, threshold = report["alibi_detect_agreement"], report["outlier_threshold"]
-    nominal, measured = report["nominal_false_positive_rate"], report["clean_false_positive_rate"]
+    agreement = report["alibi_detect_agreement"]
     return f"""## Outlier detector
 
 The mean squared error with which a variational auto-encoder rebuilds an image. The latent vector is the encoder's mean,
@@ -142,8 +140,7 @@ not a draw, so a score depends on the image alone. alibi-detect's own `OutlierVA
 verdict on {agreement["verdicts_equal"]:.2%} of {agreement["images"]:,} images, clean and masked; no score differs by more
 than {agreement["largest_relative_difference"]:.2%}.
 
-The threshold {threshold:g} was set for {nominal:.1%} of clean images above it, on images that the auto-encoder has not
-learned. Of the {report["clean_images"]:,} test images {measured:.2%} are (95 % interval {low:.2%} to {high:.2%}).
+{_threshold(report)}
 
 The article's truck, and the same under its masks of noise (`mask_noise`, seed 0); last column: share flagged of 500
 different report images, each under a mask of its own:
@@ -155,11 +152,27 @@ corruptions are at severity 5:
 
 {contrast_table(report)}
 
-**What this detector does not see.** A blurred, pixelated or darker image is easier to rebuild than a sharp one, so its
-score falls: an AUROC below 0.5. That is in the nature of reconstruction errors, and such changes are what the drift
+**What this detector does not see.** A blurred image, or one with less contrast, is easier to rebuild than a sharp one, so
+its score falls: an AUROC below 0.5. That is in the nature of reconstruction errors, and such changes are what the drift
 detectors are for. A clean image of unusual texture scores higher than a plain one with a small mask, so small masks
 pass.
 """
+
+
+def _threshold(report: Report) -> str:
+    low, high = report["clean_false_positive_interval"]
+    nominal, images = report["nominal_false_positive_rate"], report["threshold_images"]
+    origin = "and it is not recorded how it was set."
+    if nominal is not None:
+        error = 1.96 * (nominal * (1 - nominal) / images) ** 0.5
+        origin = (
+            f"set for {nominal:.1%} of clean images above it, from {images:,} images that the auto-encoder has not "
+            f"learned. A threshold from so many has itself an error of ± {error:.2%} (95 %)."
+        )
+    return (
+        f"The threshold is {report['outlier_threshold']:g}, {origin}\nOf the {report['clean_images']:,} test images "
+        f"{report['clean_false_positive_rate']:.2%} are above it (95 % interval {low:.2%} to {high:.2%})."
+    )
 
 
 def _drift(report: Report) -> str:

@@ -1,7 +1,6 @@
 """The reference classifier: ResNet-32 as alibi-detect builds it, its weights, and its place in a model folder."""
 
 import json
-import os
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,7 +30,6 @@ SPEC = {
 
 def build_resnet32() -> Any:
     """An untrained ResNet-32: (n, 32, 32, 3) float32 in 0..1 to (n, 10) probabilities, a `tf_keras.Model`."""
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     from alibi_detect.models.tensorflow.resnet import resnet
 
     return resnet(num_blocks=NUM_BLOCKS, classes=len(LABELS), input_shape=(32, 32, 3))
@@ -92,7 +90,6 @@ def load_keras(file: Path) -> Any:
 
     Needs neither alibi-detect nor a registered class.
     """
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     import tf_keras
 
     return tf_keras.models.load_model(file, compile=False, safe_mode=True)

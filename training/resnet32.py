@@ -1,6 +1,5 @@
 """Training the reference classifier: ResNet-32 on CIFAR-10, hours on a CPU, minutes on a GPU."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,6 @@ def train_resnet32(options: ResnetOptions, work: Path, until: int | None = None)
         work: folder of the checkpoints.
         until: stop after this step, as if interrupted there.
     """
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     import tf_keras
 
     tf_keras.utils.set_random_seed(options.seed)

@@ -1,6 +1,5 @@
 """The outlier detector's auto-encoder: alibi-detect's `OutlierVAE`, in a training that can be stopped and resumed."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,6 @@ class VaeOptions:
 
 def build_vae(options: VaeOptions) -> Any:
     """An untrained `alibi_detect.od.OutlierVAE` for images (32, 32, 3), its weights drawn from the seed."""
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     import tf_keras
     from alibi_detect.od import OutlierVAE
 

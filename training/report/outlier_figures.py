@@ -54,6 +54,7 @@ def clean_figures(detector: OutlierDetector, folder: ModelFolder, scores: NDArra
     return {
         "outlier_threshold": detector.threshold,
         "nominal_false_positive_rate": calibration.false_positive_rate if calibration else None,
+        "threshold_images": calibration.images if calibration else None,
         "clean_images": len(flags),
         "clean_false_positive_rate": share(flags),
         "clean_false_positive_interval": interval_95(int(flags.sum()), len(flags)),

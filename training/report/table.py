@@ -75,9 +75,10 @@ def _contrasts(report: Report, console: Console) -> None:
 
 def _power(report: Report, name: str, console: Console) -> None:
     mixed = report["drift_power_mixed"][name]
-    severities = [f"severity {severity}" for severity in next(iter(report["drift_power"][name].values()))]
-    percents = [f"{percent} % of 5" for percent in next(iter(mixed.values()))]
-    table = _table(f"\nShare of windows called drift by {name}", "corruption", *severities, *percents)
+    severities = list(next(iter(report["drift_power"][name].values())))
+    percents = [f"{percent} %" for percent in next(iter(mixed.values()))]
+    title = f"\nWindows called drift by {name}, by severity; and with a part of the images at severity 5"
+    table = _table(title, "corruption", *severities, *percents)
     for corruption, rates in report["drift_power"][name].items():
         table.add_row(corruption, *(f"{rate:.2f}" for rate in (*rates.values(), *mixed[corruption].values())))
     console.print(table)
