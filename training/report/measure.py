@@ -74,7 +74,8 @@ def measure_report(folder: ModelFolder, fashion_mnist: bool = True) -> Report:
     with progress_bar() as bar:
         subject = load_subject(folder, bar)
         report = identity(subject) | classifier_part(subject) | outlier_part(subject, fashion_mnist)
-        return report | drift_part(subject, report)
+        agreement = outlier_figures.agreement_figures(subject.outliers, folder, subject.images)
+        return report | {"alibi_detect_agreement": agreement} | drift_part(subject)
 
 
 def load_subject(folder: ModelFolder, bar: Progress) -> Subject:
@@ -131,11 +132,10 @@ def outlier_part(subject: Subject, fashion_mnist: bool, names: tuple[str, ...] |
     report["flag_rate"] = {name: figures["flag_rate"] for name, figures in contrasts.items()}
     sizes = (size for size in outlier_figures.MASK_SIZES if f"mask_{size}" in contrasts)
     report["mask_flag_rate"] = {str(size): contrasts[f"mask_{size}"]["flag_rate"] for size in sizes}
-    report["alibi_detect_agreement"] = outlier_figures.agreement_figures(detector, subject.folder, subject.images)
     return report
 
 
-def drift_part(subject: Subject, report: Report) -> Report:
+def drift_part(subject: Subject) -> Report:
     """False alarms and power of every drift detector; the classifier's figures under corruption on the way."""
     size = subject.folder.spec.window.window_size
     clean, _ = subject.features("clean images", subject.images)
