@@ -23,6 +23,7 @@ FalsePositives = Annotated[
 ]
 PValue = Annotated[float, typer.Option(min=1e-6, max=0.5, help="Chance of a false alarm of a drift test.")]
 Correction = Annotated[Literal["bonferroni", "fdr"], typer.Option(help="Correction for testing many features at once.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes of the auto-encoder over the training images.")]
 REFERENCE = Path("models/cifar10-resnet32")
 WORK = Path("build/train")
 
@@ -65,7 +66,7 @@ def temperature(folder: Folder = REFERENCE) -> None:
 def outliers(
     folder: Folder = REFERENCE,
     false_positive_rate: FalsePositives = 0.01,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 20,
+    epochs: Epochs = 20,
     latent: Annotated[int, typer.Option(min=1, help="Length of the latent vector.")] = 512,
     calibrate_only: Annotated[
         bool, typer.Option("--calibrate-only", help="Keep the auto-encoder; set the threshold anew.")
@@ -119,6 +120,7 @@ def drift(
 def train_all(
     folder: Folder = REFERENCE,
     false_positive_rate: FalsePositives = 0.01,
+    epochs: Epochs = 20,
     p_value: PValue = 0.05,
     correction: Correction = "bonferroni",
     seed: Seed = 0,
@@ -140,7 +142,7 @@ def train_all(
         calibrate_temperature(load_model_folder(folder))
     else:
         run_resnet32(ResnetCommand(folder, seed=seed, work=work))
-    run_outliers(OutliersCommand(folder, false_positive_rate, seed=seed, work=work))
+    run_outliers(OutliersCommand(folder, false_positive_rate, epochs, seed=seed, work=work))
     train_drift(folder, DriftOptions(p_value=p_value, correction=correction, seed=seed))
     _report_after(folder, True, without_fashion_mnist)
 
