@@ -115,7 +115,7 @@ def test_drift_detectors_are_made_with_the_settings_given_and_the_same_each_time
         (("report", "--folder", "nowhere"), "nowhere"),
         (("resnet32", "--weights", "nothing.npz", "--folder", "nowhere"), "nothing.npz"),
         (("drift", "--correction", "none"), "none"),
-        (("outliers", "--false-positive-rate", "2"), "2"),
+        (("outliers", "--false-positive-rate", "2"), "--false-positive-rate"),
     ],
 )
 def test_a_users_mistake_is_explained_in_a_line(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
