@@ -43,8 +43,11 @@ documents: $(STAMP) ## Generate the schemas and the settings documents anew
 	$(BIN)/python -m schemas.documents
 	$(BIN)/python -m cli.settings_documents
 
-bench: $(STAMP) ## Measure the worker; figures go to bench/worker.json
+bench: $(STAMP) ## Measure the worker and the agents; figures go to bench/*.json
 	$(BIN)/modelwatch bench worker --json > bench/worker.json
+	$(BIN)/modelwatch bench outliers --json > bench/outliers.json
+	$(BIN)/modelwatch bench drift --json > bench/drift.json
+	$(BIN)/modelwatch bench confusion --json > bench/confusion.json
 
 lock: $(STAMP) ## Resolve requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --universal \

@@ -3,7 +3,6 @@
 import shutil
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from cli.demo_feedback import ENVIRONMENT, FeedbackAct
+from cli.demo_monitoring import Monitoring
+from cli.demo_verdict import Verdict
 from cli.log_output import LogFiles
 from cli.produce import ProduceOptions, Sent, send
 from cli.stack import Ports, Stack, running_stack
@@ -33,24 +35,6 @@ HTTP_REQUESTS = 20
 RECORD_OFF = {"x-modelwatch-record": "false"}
 
 
-@dataclass
-class Verdict:
-    """The checks made, and the figures beside them."""
-
-    checks: list[dict[str, Any]] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def check(self, name: str, expected: Any, observed: Any, ok: bool) -> None:
-        """Add a check."""
-        self.checks.append({"name": name, "expected": expected, "observed": observed, "ok": bool(ok)})
-
-    @property
-    def ok(self) -> bool:
-        """Whether every check holds; a verdict without checks does not."""
-        return bool(self.checks) and all(check["ok"] for check in self.checks)
-
-
 def run_demo(images: int, output: Path) -> bool:
     """Run it, write `report.json`, print the table; True if every check holds."""
     console = Console()
@@ -61,9 +45,12 @@ def run_demo(images: int, output: Path) -> bool:
     console.print("Preparing CIFAR-10 …")
     load_cifar10()
     verdict.seconds["data"] = time.monotonic() - began
-    console.print(f"Starting broker, record store and worker (logs in {output / 'logs'}) …")
+    console.print(f"Starting broker, record store, worker and agents (logs in {output / 'logs'}) …")
     try:
-        with running_stack(Ports(0, 0, 0), output / "servers", 1, LogFiles(output / "logs")) as stack:
+        environment = {**ENVIRONMENT, "MODELWATCH_STATE_FOLDER": str(output / "servers" / "state")}
+        with running_stack(
+            Ports(0, 0, 0, 0), output / "servers", 1, LogFiles(output / "logs"), environment=environment
+        ) as stack:
             verdict.seconds["start"] = time.monotonic() - began - verdict.seconds["data"]
             _story(stack, images, verdict, console)
     finally:
@@ -76,22 +63,35 @@ def run_demo(images: int, output: Path) -> bool:
 
 
 def _story(stack: Stack, images: int, verdict: Verdict, console: Console) -> None:
-    console.print(f"Streaming {images} test images, {BAD_MESSAGES} bad messages, and the truck …")
+    console.print(f"Streaming {images} test images, {BAD_MESSAGES} bad messages, the truck, and the truck masked …")
     sent = send(ProduceOptions("cifar10", images, bad=BAD_MESSAGES, prefix="demo"), stack.settings, console)
     stream = _pairs(stack, sent.request_ids)
+    monitoring = Monitoring(stack, verdict, console)
+    began = time.monotonic()
+    monitoring.drift(sent)
+    verdict.seconds["drift"] = time.monotonic() - began
     truck = send(ProduceOptions("truck", 1, prefix="demo"), stack.settings, console)
-    pairs = _pairs(stack, sent.request_ids + truck.request_ids)
+    monitoring.masks()
+    feedback = FeedbackAct(stack, verdict, console)
+    began = time.monotonic()
+    feedback.run()
+    verdict.seconds["feedback"] = time.monotonic() - began
+    request_ids = [name for one in (sent, truck, *monitoring.sent) for name in one.request_ids]
+    request_ids += feedback.request_ids
+    pairs = _pairs(stack, request_ids)
     letters = _dead_letters(stack, len(sent.bad_ids))
     verdict.counts |= {
-        "sent": len(sent.request_ids) + len(truck.request_ids),
+        "sent": len(request_ids),
         "bad_sent": len(sent.bad_ids),
         "pairs": len(pairs),
         "dead_letters": len(letters),
     }
-    _check_delivery(verdict, sent, truck, pairs, letters)
+    _check_delivery(verdict, request_ids, sent.bad_ids, pairs, letters)
     by_id = {pair.request.request_id: pair for pair in pairs}
-    if not verdict.ok:
+    if any(name not in by_id for name in request_ids):
         return  # the figures below would be of a part of the images
+    monitoring.check_records(request_ids, sent)
+    monitoring.check_masks()
     _check_answers(verdict, stack, sent, by_id)
     _check_truck(verdict, stack, by_id[truck.request_ids[0]])
     answered = [pair.response.answered_at.timestamp() for pair in stream]
@@ -153,8 +153,10 @@ def _dead_letters(stack: Stack, count: int) -> list[str]:
     return keys
 
 
-def _check_delivery(verdict: Verdict, sent: Sent, truck: Sent, pairs: list[InferencePair], letters: list[str]) -> None:
-    wanted = Counter(sent.request_ids + truck.request_ids)
+def _check_delivery(
+    verdict: Verdict, request_ids: list[str], bad_ids: list[str], pairs: list[InferencePair], letters: list[str]
+) -> None:
+    wanted = Counter(request_ids)
     found = Counter(pair.request.request_id for pair in pairs)
     missing, extra = sum((wanted - found).values()), sum((found - wanted).values())
     verdict.check(
@@ -165,9 +167,9 @@ def _check_delivery(verdict: Verdict, sent: Sent, truck: Sent, pairs: list[Infer
     )
     verdict.check(
         "dead letters are the bad messages sent on purpose",
-        f"{len(sent.bad_ids)}",
+        f"{len(bad_ids)}",
         f"{len(letters)}",
-        Counter(letters) == Counter(sent.bad_ids),
+        Counter(letters) == Counter(bad_ids),
     )
 
 

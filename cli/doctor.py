@@ -11,7 +11,7 @@ import urllib3
 from rich.console import Console
 from rich.table import Table
 
-from cli.stack import Ports, port_is_free
+from cli.stack import AGENTS, Ports, port_is_free
 from runtime.errors import ModelwatchError
 from runtime.kafka import cluster_topics
 from runtime.model_folder import load_model_folders
@@ -71,7 +71,9 @@ def _embedded() -> Finding:
 
 def _ports() -> Iterator[Finding]:
     ports = Ports()
-    for name, port in (("kafka", ports.kafka), ("elasticsearch", ports.elasticsearch), ("worker", ports.worker)):
+    named = [("kafka", ports.kafka), ("elasticsearch", ports.elasticsearch), ("worker", ports.worker)]
+    named += [("agents", ports.agents + number) for number in range(len(AGENTS))]
+    for name, port in named:
         free = port_is_free(port)
         yield Finding(
             f"port {port}", free or None, "free" if free else "in use", f"for `up`, stop its user or give --{name}-port"

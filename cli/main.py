@@ -35,6 +35,7 @@ def up(
     kafka_port: Annotated[int, typer.Option(help="Port of the embedded broker; 0 for any.")] = 9092,
     elasticsearch_port: Annotated[int, typer.Option(help="Port of the embedded record store; 0 for any.")] = 9200,
     worker_port: Annotated[int, typer.Option(help="HTTP port of the first worker; 0 for any.")] = 8080,
+    agents_port: Annotated[int, typer.Option(help="HTTP port of the first agent; 0 for any.")] = 8090,
     workers: Annotated[int, typer.Option(min=1, help="Inference workers to run.")] = 1,
     data: Annotated[Path, typer.Option(help="Where the embedded servers keep their data.")] = Path("build/up"),
 ) -> None:
@@ -42,13 +43,16 @@ def up(
     from cli.stack import Ports
     from cli.up import run_up
 
-    run_up(Ports(kafka_port, elasticsearch_port, worker_port), workers, data)
+    run_up(Ports(kafka_port, elasticsearch_port, worker_port, agents_port), workers, data)
 
 
 @app.command()
 def setup() -> None:
-    """Create the topics on the brokers of KAFKA_BOOTSTRAP_SERVERS. Safe to repeat."""
+    """Create the topics on the brokers and the index templates in the record store. Safe to repeat."""
+    import asyncio
+
     from runtime.kafka import create_topics
+    from runtime.record_indices import setup_record_store
     from runtime.settings import Settings, read_settings
 
     settings = read_settings(Settings)
@@ -56,6 +60,8 @@ def setup() -> None:
     typer.echo(
         f"{settings.kafka_bootstrap_servers}: " + (f"created {', '.join(created)}" if created else "nothing to do")
     )
+    applied = asyncio.run(setup_record_store(settings))
+    typer.echo(f"{settings.elasticsearch_url}: {', '.join(applied)}")
 
 
 @app.command()
@@ -82,6 +88,34 @@ def produce(
 
     run_produce(
         ProduceOptions(source, count, start, rate, payload, model, corruption, severity, mask, bad, prefix, seed)
+    )
+
+
+@app.command()
+def feedback(
+    prefix: Annotated[str | None, typer.Option(help="Start of the request ids, as `produce` printed it.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="File of rows id,truth instead; truth: class index or label.")
+    ] = None,
+    accuracy: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of right answers to feign; default the data set's labels.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Requests to tell about, by id; default all.")] = None,
+    delay: Annotated[float, typer.Option(min=0, help="Seconds to wait first.")] = 0.0,
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, help="Messages a second; default as fast as possible.")
+    ] = None,
+    shuffle: Annotated[bool, typer.Option(help="Send in random order.")] = False,
+    duplicates: Annotated[float, typer.Option(min=0, max=1, help="Share that is sent twice.")] = 0.0,
+    corrections: Annotated[float, typer.Option(min=0, max=1, help="Share that is wrong at first.")] = 0.0,
+    model: Annotated[str | None, typer.Option(help="Model that answered; default the workers' default model.")] = None,
+    seed: Annotated[int, typer.Option(help="For all that is random.")] = 0,
+) -> None:
+    """Send the truth about produced images to inference.feedback."""
+    from cli.feedback import FeedbackOptions, run_feedback
+
+    run_feedback(
+        FeedbackOptions(prefix, csv, accuracy, count, delay, rate, shuffle, duplicates, corrections, model, seed)
     )
 
 
@@ -116,6 +150,20 @@ def doctor() -> None:
     raise typer.Exit(0 if run_doctor() else 1)
 
 
+@app.command()
+def replay(
+    begin: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="RFC 3339, e.g. 2026-01-31T12:00:00Z; default: all.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="RFC 3339; default: now.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compute drift windows and outlier verdicts again, and compare. Exit status 1 if anything is not as recorded."""
+    from cli.replay.command import run_replay
+
+    raise typer.Exit(0 if run_replay(begin, end, as_json) else 1)
+
+
 @bench_app.command("worker")
 def bench_worker(
     seconds: Annotated[float, typer.Option(min=1, help="Time for each figure.")] = 6.0,
@@ -126,6 +174,50 @@ def bench_worker(
     from cli.bench.worker import run_bench_worker
 
     report = run_bench_worker(seconds, formats.split(","), Console(stderr=True))
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+
+
+@bench_app.command("outliers")
+def bench_outliers(
+    pairs: Annotated[int, typer.Option(min=2000, help="Pairs in the agent's backlog.")] = 10_000,
+    seconds: Annotated[float, typer.Option(min=1, help="Time for alibi-detect alone, before and after.")] = 6.0,
+    as_json: Json = False,
+) -> None:
+    """The outliers agent, from Kafka to the record store, beside alibi-detect's `predict` alone."""
+    from cli.bench.agents import run_bench_outliers
+
+    report = run_bench_outliers(pairs, seconds, Console(stderr=True))
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+
+
+@bench_app.command("drift")
+def bench_drift(
+    pairs: Annotated[int, typer.Option(min=2000, help="Pairs in the agent's backlog.")] = 10_000,
+    as_json: Json = False,
+) -> None:
+    """One window's test beside alibi-detect's, and the whole drift agent."""
+    from cli.bench.agents import run_bench_drift
+
+    report = run_bench_drift(pairs, Console(stderr=True))
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+
+
+@bench_app.command("confusion")
+def bench_confusion(
+    pairs: Annotated[
+        int, typer.Option(min=2000, help="Pairs in the agent's backlog, and feedback about each.")
+    ] = 10_000,
+    ids: Annotated[int, typer.Option(min=0, help="Requests through the join's state alone.")] = 1_000_000,
+    max_entries: Annotated[int, typer.Option(min=1000, help="Bound of that state.")] = 250_000,
+    as_json: Json = False,
+) -> None:
+    """The confusion agent, from Kafka to the record store; and its state with many more requests than it may hold."""
+    from cli.bench.confusion import run_bench_confusion
+
+    report = run_bench_confusion(pairs, ids, max_entries, Console(stderr=True))
     if as_json:
         typer.echo(json.dumps(report, indent=2))
 

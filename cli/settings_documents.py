@@ -3,8 +3,11 @@
 import sys
 from pathlib import Path
 
+from agents.confusion.settings import ConfusionSettings
+from agents.drift.settings import DriftSettings
+from agents.outliers.settings import OutliersSettings
 from inference.settings import WorkerSettings
-from runtime.settings import Settings
+from runtime.settings import AgentSettings, Settings
 from runtime.settings_documents import Sections, environment_example, settings_page
 from schemas.generated_files import PROJECT, write_or_check
 
@@ -12,6 +15,10 @@ COMMAND = "python -m cli.settings_documents"
 SECTIONS: Sections = (
     ("Every process", Settings),
     ("Inference worker", WorkerSettings),
+    ("Every agent", AgentSettings),
+    ("Outliers agent", OutliersSettings),
+    ("Drift agent", DriftSettings),
+    ("Confusion agent", ConfusionSettings),
 )
 
 

@@ -1,9 +1,10 @@
 """What `up` and `demo` run: servers (embedded unless the environment names others) and our services."""
 
+import asyncio
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,12 @@ from cli.supervisor import Service, Supervisor
 from runtime.embedded import EmbeddedServers, free_ports
 from runtime.errors import ConfigurationError, TransientError
 from runtime.kafka import create_topics
+from runtime.record_indices import setup_record_store
 from runtime.settings import Settings, read_settings
 
 READY_SECONDS = 180.0
+AGENTS = ("outliers", "drift", "confusion")
+"""Of `python -m agents.<name>`."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Ports:
     kafka: int = 9092
     elasticsearch: int = 9200
     worker: int = 8080
+    agents: int = 8090
 
 
 def port_is_free(port: int) -> bool:
@@ -63,12 +68,14 @@ def running_stack(
     stopping: threading.Event | None = None,
     environment: dict[str, str] | None = None,
     keep_data: bool = False,
+    agents: Sequence[str] = AGENTS,
 ) -> Iterator[Stack]:
     """Start servers, topics and services; yield when all are ready; stop all in the right order at the end.
 
     Args:
         write: takes the lines of each service's log.
         environment: further variables for the services.
+        agents: which to run.
         keep_data: let the embedded servers save their data, which takes seconds for each 100 MB.
 
     Raises:
@@ -81,7 +88,8 @@ def running_stack(
         variables = _variables(embedded) | (environment or {})
         settings = read_settings(Settings, **_overrides(variables))
         _create_topics(settings)
-        services = list(_services(ports, workers, variables))
+        _set_record_store_up(settings)
+        services = list(_services(ports, workers, agents, variables))
         supervisor = Supervisor(services, write)
         try:
             supervisor.start()
@@ -128,7 +136,7 @@ def _overrides(variables: dict[str, str]) -> dict[str, str]:
     return {name.removeprefix("MODELWATCH_").lower(): value for name, value in variables.items()}
 
 
-def _services(ports: Ports, workers: int, variables: dict[str, str]) -> Iterator[Service]:
+def _services(ports: Ports, workers: int, agents: Sequence[str], variables: dict[str, str]) -> Iterator[Service]:
     for index in range(workers):
         port = ports.worker + index if ports.worker else free_ports(1)[0]
         if not port_is_free(port):
@@ -139,8 +147,23 @@ def _services(ports: Ports, workers: int, variables: dict[str, str]) -> Iterator
             "MODELWATCH_HOST": "127.0.0.1",
         }
         yield Service(f"worker-{index}", ["-m", "inference"], f"http://127.0.0.1:{port}", environment)
+    for index, name in enumerate(agents):
+        port = ports.agents + index if ports.agents else free_ports(1)[0]
+        if not port_is_free(port):
+            raise ConfigurationError(f"port {port} is taken; stop what uses it or give another with --agents-port")
+        environment = variables | {
+            "MODELWATCH_INSTANCE": f"{name}-0",
+            "MODELWATCH_PORT": str(port),
+            "MODELWATCH_HOST": "127.0.0.1",
+        }
+        yield Service(name, ["-m", f"agents.{name}"], f"http://127.0.0.1:{port}", environment)
 
 
 @retry(retry=retry_if_exception_type(TransientError), stop=stop_after_delay(30), wait=wait_fixed(0.5), reraise=True)
 def _create_topics(settings: Settings) -> None:
     create_topics(settings)
+
+
+@retry(retry=retry_if_exception_type(TransientError), stop=stop_after_delay(30), wait=wait_fixed(0.5), reraise=True)
+def _set_record_store_up(settings: Settings) -> None:
+    asyncio.run(setup_record_store(settings))

@@ -1,5 +1,6 @@
 """`modelwatch up`: run the pipeline in the foreground and say where everything is."""
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -17,7 +18,9 @@ def run_up(ports: Ports, workers: int, data: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     console.print("Starting, which takes about 15 seconds. Ctrl-C stops everything.", soft_wrap=True)
-    with running_stack(ports, data, workers, LogPrinter(console), stopping, keep_data=True) as stack:
+    folder = os.environ.get("MODELWATCH_STATE_FOLDER") or str(data / "state")
+    environment = {"MODELWATCH_STATE_FOLDER": folder}
+    with running_stack(ports, data, workers, LogPrinter(console), stopping, environment, keep_data=True) as stack:
         if not stopping.is_set():
             _print_urls(console, stack)
         while not stopping.wait(0.5):
@@ -30,10 +33,13 @@ def _print_urls(console: Console, stack: Stack) -> None:
     console.print(f"  Kafka           {stack.settings.kafka_bootstrap_servers}", highlight=False)
     console.print(f"  Elasticsearch   {stack.settings.elasticsearch_url}", highlight=False)
     for name, url in stack.urls.items():
-        console.print(f"  {name:<15} {url}  (/metrics, /health/ready, /v2, /v1)", highlight=False)
+        more = ", /v2, /v1" if name.startswith("worker") else ""
+        console.print(f"  {name:<15} {url}  (/metrics, /health/ready{more})", highlight=False)
     console.print(
         f"Try, in another terminal:\n  export KAFKA_BOOTSTRAP_SERVERS={stack.settings.kafka_bootstrap_servers}\n"
-        "  modelwatch produce cifar10 --count 1000\n  modelwatch pairs",
+        "  modelwatch produce cifar10 --count 1000 --prefix try\n"
+        "  modelwatch feedback --prefix try\n"
+        "  modelwatch pairs",
         highlight=False,
     )
     console.rule()

@@ -9,8 +9,8 @@ from enum import Enum
 from typing import Any, Literal, cast
 
 import orjson
-from elasticsearch import ApiError, AsyncElasticsearch, TransportError, UnsupportedProductError
 
+from elasticsearch import ApiError, AsyncElasticsearch, TransportError, UnsupportedProductError
 from runtime.errors import ConfigurationError
 from runtime.logging import get_logger
 from runtime.metrics import CommonMetrics

@@ -10,7 +10,34 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+MAX_SCORE_BUCKETS = 40
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+DELAY_BUCKETS = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0, 604_800.0)
+PERFORMANCE_GAUGES: dict[str, tuple[str, ...]] = {
+    "confusion": ("Labelled pairs of the window by class", "truth", "predicted"),
+    "true_positives": ("Labelled pairs of a class that were answered so", "label"),
+    "true_negatives": ("Labelled pairs of other classes that were not answered so", "label"),
+    "false_positives": ("Labelled pairs of other classes that were answered so", "label"),
+    "false_negatives": ("Labelled pairs of a class that were answered otherwise", "label"),
+    "precision": ("Of a class; absent if it was never answered", "label"),
+    "recall": ("Of a class; absent if it never was the truth", "label"),
+    "specificity": ("Of a class; absent if every truth was this class", "label"),
+    "f1": ("Of a class; absent if it was neither answered nor the truth", "label"),
+    "average_precision": ("Over classes, macro or micro", "average"),
+    "average_recall": ("Over classes, macro or micro", "average"),
+    "average_specificity": ("Over classes, macro or micro", "average"),
+    "average_f1": ("Over classes, macro or micro", "average"),
+    "accuracy": ("Share of labelled pairs that were answered rightly",),
+    "log_loss": ("Mean negative logarithm of the probability of the truth, nats",),
+    "brier": ("Mean squared distance of the probabilities from the truth, over all classes",),
+    "calibration_error": ("Expected calibration error, 15 bins of equal width",),
+    "kl_divergence": ("Of the predicted from the true class distribution, nats",),
+    "label_coverage": ("Share of pairs that have a label",),
+    "labelled": ("Pairs of the window that have a label",),
+    "estimated_accuracy": ("Mean calibrated confidence of the window's pairs, labelled or not",),
+}
+"""By name without prefix: help text, and labels beside model, version and window (rolling, lifetime, latest)."""
 
 
 class CommonMetrics:
@@ -39,6 +66,18 @@ class CommonMetrics:
             "modelwatch_consumer_lag",
             "Messages between this consumer's position and the end of the partition",
             ["topic", "partition"],
+            registry=registry,
+        )
+
+
+class AgentMetrics(CommonMetrics):
+    """Metrics of every agent."""
+
+    def __init__(self, registry: CollectorRegistry, service: str) -> None:
+        super().__init__(registry, service)
+        self.assignments = Counter(
+            "modelwatch_assignments",
+            "Times that partitions were assigned to this instance; many in a short time are a storm of rebalances",
             registry=registry,
         )
 
@@ -102,6 +141,153 @@ class WorkerMetrics(CommonMetrics):
         self.gpu_memory = Gauge(
             "modelwatch_gpu_memory_bytes", "GPU memory in use by this process", ["device"], registry=registry
         )
+
+
+class OutliersMetrics(AgentMetrics):
+    """Metrics of the outliers agent.
+
+    Args:
+        thresholds: of the models that have a detector; the histogram's buckets lie about them.
+    """
+
+    def __init__(self, registry: CollectorRegistry, thresholds: Sequence[float]) -> None:
+        super().__init__(registry, "outliers")
+        self.scores = Histogram(
+            "modelwatch_outlier_score",
+            "Outlier scores of pairs, in the unit of the model's threshold",
+            ["model"],
+            buckets=buckets_about(thresholds),
+            registry=registry,
+        )
+        self.threshold = Gauge(
+            "modelwatch_outlier_threshold", "A pair scored above it is an outlier", ["model"], registry=registry
+        )
+        self.outliers = Counter(
+            "modelwatch_outliers",
+            "Pairs flagged, by the label that the model answered",
+            ["model", "label"],
+            registry=registry,
+        )
+        self.scored = Counter("modelwatch_scored", "Pairs scored whose record is safe", ["model"], registry=registry)
+        self.unscored = Counter(
+            "modelwatch_unscored",
+            "Pairs recorded without a score (expired: no answer; no_detector: the model has none here)",
+            ["reason"],
+            registry=registry,
+        )
+        self.explanations_asked = Counter(
+            "modelwatch_explanations_asked",
+            "Flagged pairs for which the policy would ask an explanation (asked, dropped: over the rate)",
+            ["model", "outcome"],
+            registry=registry,
+        )
+        self.score_seconds = Histogram(
+            "modelwatch_score_seconds",
+            "Decoding and scoring of one batch",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+
+
+class DriftMetrics(AgentMetrics):
+    """Metrics of the drift agent."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry, "drift")
+        by_feature = ["model", "detector", "feature"]
+        self.featured = Counter(
+            "modelwatch_featured", "Pairs whose features are safe on monitoring.features", ["model"], registry=registry
+        )
+        self.detected = Gauge(
+            "modelwatch_drift_detected",
+            "1 if the last window drifted, else 0",
+            ["model", "detector"],
+            registry=registry,
+        )
+        self.p_value = Gauge("modelwatch_drift_p_value", "Of the last window", by_feature, registry=registry)
+        self.distance = Gauge(
+            "modelwatch_drift_distance",
+            "Kolmogorov-Smirnov statistic of the last window",
+            by_feature,
+            registry=registry,
+        )
+        self.threshold = Gauge(
+            "modelwatch_drift_threshold",
+            "p-value under which a feature of the last window drifts, after correction",
+            ["model", "detector"],
+            registry=registry,
+        )
+        self.windows = Counter(
+            "modelwatch_drift_windows",
+            "Windows reported, by result (drift, no_drift)",
+            ["model", "detector", "result"],
+            registry=registry,
+        )
+        self.closed = Counter(
+            "modelwatch_drift_windows_closed",
+            "Windows reported, by why they closed (full, age)",
+            ["model", "by"],
+            registry=registry,
+        )
+        self.window_fill = Gauge(
+            "modelwatch_drift_window_fill", "Pairs in the open window", ["model"], registry=registry
+        )
+        self.duplicates = Counter(
+            "modelwatch_drift_duplicates",
+            "Features of pairs that the window had already, after a retry of the first stage",
+            ["model"],
+            registry=registry,
+        )
+
+
+class ConfusionMetrics(AgentMetrics):
+    """Metrics of the confusion agent.
+
+    Attributes:
+        performance: gauges of figures, by name; one instance shows those of a model, for all partitions.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry, "confusion")
+        self.joined_pairs = Counter(
+            "modelwatch_joined_pairs", "Answered pairs whose entry is safe", ["model"], registry=registry
+        )
+        self.feedback = Counter(
+            "modelwatch_feedback",
+            "Feedback by what it did (joined, corrected, duplicate, early: waits for its pair, late: by its record, "
+            "orphan, invalid); model is empty where it is not known",
+            ["model", "outcome"],
+            registry=registry,
+        )
+        self.feedback_delay = Histogram(
+            "modelwatch_feedback_delay_seconds",
+            "From a pair's answer to the moment its first truth was given",
+            ["model"],
+            buckets=DELAY_BUCKETS,
+            registry=registry,
+        )
+        self.join_entries = Gauge(
+            "modelwatch_join_entries", "Requests in the join's state of this instance", registry=registry
+        )
+        self.join_state = Gauge(
+            "modelwatch_join_state_bytes", "Disk that the join's state of this instance takes", registry=registry
+        )
+        self.performance = {
+            name: Gauge(f"modelwatch_{name}", text, ["model", "version", "window", *more], registry=registry)
+            for name, (text, *more) in PERFORMANCE_GAUGES.items()
+        }
+
+
+def buckets_about(thresholds: Sequence[float]) -> tuple[float, ...]:
+    """Histogram buckets that resolve scores about each threshold; coarser ones where there are many."""
+    factors = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+    bounds = sorted({float(f"{threshold * factor:.4g}") for threshold in thresholds for factor in factors})
+    if not bounds:
+        return (1.0,)
+    if len(bounds) <= MAX_SCORE_BUCKETS:
+        return tuple(bounds)
+    spread = np.geomspace(bounds[0], bounds[-1], MAX_SCORE_BUCKETS)
+    return tuple(float(f"{bound:.4g}") for bound in spread)
 
 
 def observe_many(child: Histogram, values: Sequence[float]) -> None:

@@ -75,6 +75,19 @@ class Settings(BaseSettings):
     """Least level logged."""
 
 
+class AgentSettings(Settings):
+    """What every agent adds to the common settings."""
+
+    session_timeout_ms: int = Field(30_000, ge=1_000)
+    """An instance silent for this long loses its partitions to the others."""
+    batch_size: int = Field(256, ge=1, le=10_000)
+    """Most messages computed together."""
+    batch_seconds: float = Field(0.1, gt=0, le=10)
+    """Longest wait for a batch to fill."""
+    batches_in_flight: int = Field(3, ge=1, le=64)
+    """Batches whose results are on their way to the servers. Bounds memory while a server is away."""
+
+
 S = TypeVar("S", bound=Settings)
 
 

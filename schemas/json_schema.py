@@ -8,7 +8,7 @@ from schemas.base import Message
 from schemas.messages import MESSAGES, Feedback
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-TRUTH_FORMS = ("truth_index", "truth_label", "truth_one_hot", "truth_probabilities")
+TRUTH_FORMS = ("truth_index", "truth_label", "truth_one_hot", "truth_probabilities", "truth")
 
 Schema = dict[str, Any]
 

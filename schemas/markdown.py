@@ -25,6 +25,7 @@ REASON_MEANINGS: dict[str, str] = {
     "wrong_dtype": "Another type of number than is taken",
     "not_finite": "NaN or infinity among the numbers",
     "out_of_range": "Numbers outside what their type allows: floats in 0..1, uint8 in 0..255",
+    "orphan": "Feedback whose request is unknown: no pair came, and no record has its id",
     "mapping_rejected": "The record store refused the record; the rest of its batch was written",
 }
 
@@ -39,7 +40,8 @@ def _topic_row(topic: Topic) -> tuple[str, ...]:
     value = topic.message.__name__ if topic.message else topic.description
     days, size = topic.retention_ms // DAY_MS, topic.max_message_bytes // MIB
     linked = f"[{value}](#{value.lower()})" if topic.message else value
-    return f"`{topic.name}`", topic.key, linked, topic.written_by, f"{days} d", f"{size} MiB"
+    kept = "the last of each key" if topic.compacted else f"{days} d"
+    return f"`{topic.name}`", topic.key, linked, topic.written_by, kept, f"{size} MiB"
 
 
 def reason_table() -> str:

@@ -90,7 +90,10 @@ class InferencePair(Message):
 
 
 class Feedback(Message):
-    """The truth about one request, in exactly one of four forms, with or without the response it judges."""
+    """The truth about one request, in exactly one of five forms, with or without the response it judges.
+
+    A message of `inference.feedback` holds one, or a list of up to 10,000.
+    """
 
     request_id: RequestId
     model: str | None = None
@@ -98,13 +101,16 @@ class Feedback(Message):
     truth_label: str | None = None
     truth_one_hot: tuple[int, ...] | None = None
     truth_probabilities: tuple[Probability, ...] | None = None
+    truth: int | str | Annotated[tuple[float, ...], Field(min_length=1)] | None = Field(
+        None, description="Any of the forms before, told apart by its shape; `[3]` is class 3, as in Seldon's feedback"
+    )
     response: tuple[float, ...] | None = Field(None, description="Self-contained feedback: the probabilities answered")
     source: str = Field("unknown", max_length=64)
     given_at: Timestamp
 
     @model_validator(mode="after")
     def _one_form_of_truth(self) -> "Feedback":
-        forms = ("truth_index", "truth_label", "truth_one_hot", "truth_probabilities")
+        forms = ("truth_index", "truth_label", "truth_one_hot", "truth_probabilities", "truth")
         given = [form for form in forms if getattr(self, form) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(forms)}; got {', '.join(given) or 'none'}")
@@ -147,6 +153,25 @@ class FeatureVector(Message):
     model: str
     position: LogPosition = Field(description="Of the pair in `inference.pairs`")
     features: dict[str, Tensor] = Field(description="Feature vector by detector name")
+    answered_at: Timestamp | None = Field(None, description="Of the pair's response; names the index of its record")
+
+
+class Mark(Contract):
+    """How far one partition of `inference.pairs` has been counted."""
+
+    partition: int = Field(ge=0)
+    offset: int = Field(ge=0, description="The highest that counts as seen")
+
+
+class WindowStart(Message):
+    """Where a model's next drift window begins: with the log of features, all that is needed to compute it again."""
+
+    model: str
+    sequence: int = Field(ge=0, description="Number of the window")
+    partition: int = Field(ge=0, description="Of `monitoring.features`")
+    offset: int = Field(ge=0, description="Of the first message to read")
+    reported: int = Field(0, ge=0, description="Pairs at its beginning that windows before have reported, too")
+    marks: tuple[Mark, ...] = Field((), description="What windows before have counted")
 
 
 class DriftTest(Contract):
@@ -170,6 +195,7 @@ class DriftReport(Message):
     size: int = Field(ge=1)
     closed_by: Literal["full", "age"]
     request_ids: tuple[RequestId, ...] | None = None
+    start: WindowStart | None = Field(None, description="From where the window can be computed again")
     detectors: dict[str, DriftTest]
     reported_at: Timestamp
 
@@ -187,18 +213,38 @@ class ClassFigures(Contract):
     f1: Probability | None = None
 
 
+class Rates(Contract):
+    """Rates over all classes; one that is defined for no class is absent."""
+
+    precision: Probability | None = None
+    recall: Probability | None = None
+    specificity: Probability | None = None
+    f1: Probability | None = None
+
+
 class PerformanceReport(Message):
-    """How right a model was over one window of joined pairs and feedback."""
+    """How right a model was over one window of joined pairs and feedback.
+
+    A window is an interval of the time of answering. Labels that come later change its figures: the report is then
+    sent again, with the same id, and replaces the one before.
+    """
 
     window_id: str
     model: str
     model_version: str
-    first: LogPosition
-    last: LogPosition
-    size: int = Field(ge=0)
+    begin: Timestamp | None = Field(None, description="Of the window: its pairs were answered at or after it")
+    end: Timestamp | None = Field(None, description="Of the window, exclusive")
+    first: LogPosition | None = None
+    last: LogPosition | None = None
+    size: int = Field(ge=0, description="Pairs of the window, labelled or not")
+    labelled: int = Field(0, ge=0, description="Those of them that have a label")
     confusion: Matrix = Field(description="Counts; rows are the truth, columns the prediction")
     accuracy: Probability | None = None
-    by_class: dict[str, ClassFigures] = Field(default_factory=dict)
+    by_class: dict[str, ClassFigures] = Field(
+        default_factory=dict, description="Classes that were the truth or the answer of any labelled pair"
+    )
+    macro: Rates | None = Field(None, description="Means over the classes for which a rate is defined")
+    micro: Rates | None = Field(None, description="Rates of the counts summed over classes")
     log_loss: float | None = None
     brier: float | None = None
     calibration_error: Probability | None = None
@@ -206,6 +252,72 @@ class PerformanceReport(Message):
     estimated_accuracy: Probability | None = Field(None, description="From calibrated confidences, without labels")
     label_coverage: Probability | None = Field(None, description="Share of the window's pairs that have a label")
     reported_at: Timestamp
+
+
+class JoinedPair(Contract):
+    """What a pair contributes to the join."""
+
+    lane: int = Field(ge=0, le=1, description="0: from `inference.pairs`; 1: by feedback")
+    offset: int = Field(ge=0, description="In the topic of its lane")
+    model: str
+    version: str
+    time: float = Field(description="Of the answer, seconds since the epoch")
+    kept_from: float = Field(description="Seconds since the epoch; the time to live counts from here")
+    predicted: int = Field(ge=0)
+    probabilities: Base64Bytes = Field(description="float32, little endian, one a class")
+    counted: int | None = Field(None, description="Joined late: the truth under which it was counted; -1 for none")
+
+
+class JoinedTruth(Contract):
+    """A truth in the join."""
+
+    given_at: float = Field(description="Seconds since the epoch")
+    offset: int = Field(ge=0, description="Of its message in `inference.feedback`")
+    item: int = Field(ge=0, description="Within its message")
+    form: int | str | tuple[float, ...] = Field(description="As given; the class index once the model is known")
+    source: str = "unknown"
+    letter: str | None = Field(None, description="The feedback's own JSON, until its pair is known")
+
+
+class JoinEntry(Message):
+    """All that is known about one request: the log of the confusion agent's state."""
+
+    request_id: RequestId
+    pair: JoinedPair | None = None
+    truths: tuple[JoinedTruth, ...] = Field((), description="The one that holds; several while the pair is awaited")
+    since: float = Field(0.0, description="While the pair is awaited: since when, seconds since the epoch")
+    due: float = Field(0.0, description="While the pair is awaited: when to look elsewhere")
+
+
+class ModelSums(Contract):
+    """Sums of one model version."""
+
+    model: str
+    version: str
+    sums: dict[str, int]
+    closed: int = Field(-1, ge=-1, description="The highest window of which a pair is in the sums; -1: of none")
+
+
+class JoinFold(Message):
+    """What has left the confusion agent's state: all of one partition up to the marks is in these sums."""
+
+    partition: int = Field(ge=0)
+    epoch: int = Field(ge=0, description="Number of the ownership; of two folds, that of the latest owner holds")
+    pairs_mark: int = Field(ge=-1, description="Highest offset of `inference.pairs` that is in the sums")
+    feedback_mark: int = Field(ge=-1, description="Likewise of `inference.feedback`, for late and self-contained ones")
+    models: tuple[ModelSums, ...]
+
+
+class PerformanceSums(Message):
+    """One partition's part of one window, or of the lifetime; whole numbers, real terms in units of 2^-44."""
+
+    model: str
+    version: str
+    window: int = Field(description="Number of the window since the epoch; -2: the lifetime")
+    partition: int = Field(ge=0)
+    epoch: int = Field(ge=0, description="Of the partition's owner, as in `JoinFold`")
+    progress: int = Field(ge=0, description="Number of the publication under this owner")
+    sums: dict[str, int]
 
 
 class ExplanationRequest(Message):
@@ -246,8 +358,12 @@ MESSAGES: tuple[type[Message], ...] = (
     InferencePair,
     Feedback,
     FeatureVector,
+    WindowStart,
     OutlierVerdict,
     DriftReport,
+    JoinEntry,
+    JoinFold,
+    PerformanceSums,
     PerformanceReport,
     ExplanationRequest,
     Explanation,

@@ -11,8 +11,12 @@ from schemas.messages import (
     FeatureVector,
     Feedback,
     InferencePair,
+    JoinEntry,
+    JoinFold,
     OutlierVerdict,
     PerformanceReport,
+    PerformanceSums,
+    WindowStart,
 )
 
 DAY_MS = 86_400_000
@@ -31,6 +35,7 @@ class Topic:
         joined: whether its partition count must equal that of the other joined topics, so that one id is on one
             partition of each of them.
         message: the model of its values; None where the value is not one of ours (requests, dead letters).
+        compacted: only the last message of each key is kept, for as long as the topic lives.
     """
 
     name: str
@@ -41,6 +46,7 @@ class Topic:
     joined: bool
     retention_ms: int
     max_message_bytes: int = 2 * MIB
+    compacted: bool = False
 
 
 REQUESTS = Topic(
@@ -78,10 +84,20 @@ FEATURES = Topic(
     "monitoring.features",
     "model",
     "drift agent, first stage",
-    "Compact features of each pair",
+    "Compact features of each pair. A message without a value says that time has passed",
     FeatureVector,
     False,
     7 * DAY_MS,
+)
+DRIFT_STATE = Topic(
+    "monitoring.drift-state",
+    "model/instance",
+    "drift agent, second stage",
+    "Where the next drift window of each model begins; on the partition of its features",
+    WindowStart,
+    False,
+    -1,
+    compacted=True,
 )
 OUTLIERS = Topic(
     "monitoring.outliers",
@@ -95,6 +111,35 @@ OUTLIERS = Topic(
 DRIFT = Topic("monitoring.drift", "model", "drift agent", "One report a window", DriftReport, False, 30 * DAY_MS)
 PERFORMANCE = Topic(
     "monitoring.performance", "model", "confusion agent", "One report a window", PerformanceReport, False, 30 * DAY_MS
+)
+JOINS = Topic(
+    "monitoring.joins",
+    "request id",
+    "confusion agent, first stage",
+    "State of the join, an entry each time one changes. No value: nothing waits under this id any more",
+    JoinEntry,
+    True,
+    7 * DAY_MS,
+)
+JOIN_FOLDS = Topic(
+    "monitoring.join-folds",
+    "partition/instance",
+    "confusion agent, first stage",
+    "What the state of the join no longer holds, as sums; on the partition of its pairs",
+    JoinFold,
+    True,
+    -1,
+    compacted=True,
+)
+PERFORMANCE_SUMS = Topic(
+    "monitoring.performance-sums",
+    "model/version/window/partition/instance",
+    "confusion agent, first stage",
+    "Each partition's part of the windows; all of one model on one partition. No value: nothing is left of the window",
+    PerformanceSums,
+    False,
+    -1,
+    compacted=True,
 )
 EXPLANATIONS = Topic(
     "monitoring.explanations",
@@ -122,8 +167,12 @@ TOPICS: tuple[Topic, ...] = (
     FEEDBACK,
     EXPLANATION_REQUESTS,
     FEATURES,
+    DRIFT_STATE,
     OUTLIERS,
     DRIFT,
+    JOINS,
+    JOIN_FOLDS,
+    PERFORMANCE_SUMS,
     PERFORMANCE,
     EXPLANATIONS,
     DEAD_LETTERS,
@@ -136,7 +185,7 @@ def topic_configs() -> Iterator[tuple[Topic, dict[str, str]]]:
         yield (
             topic,
             {
-                "cleanup.policy": "delete",
+                "cleanup.policy": "compact" if topic.compacted else "delete",
                 "retention.ms": str(topic.retention_ms),
                 "max.message.bytes": str(topic.max_message_bytes),
             },

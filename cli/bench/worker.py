@@ -108,7 +108,9 @@ def _models(root: Path, settings: WorkerSettings) -> Path:
 @contextmanager
 def _stack(folder: Path, models: Path, settings: WorkerSettings) -> Iterator[Stack]:
     variables = {"MODELWATCH_MODELS": str(models), "MODELWATCH_DEFAULT_MODEL": settings.default_model}
-    with running_stack(Ports(0, 0, 0), folder / "servers", 1, LogFiles(LOGS), environment=variables) as stack:
+    with running_stack(
+        Ports(0, 0, 0, 0), folder / "servers", 1, LogFiles(LOGS), environment=variables, agents=()
+    ) as stack:
         yield stack
 
 

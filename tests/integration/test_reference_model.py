@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pybase64
 import pytest
 from numpy.typing import NDArray
 
+from agents.confusion.entries import Entry, PairHalf, Truth
+from agents.confusion.figures import figures
+from agents.confusion.sums import Sums, add, contribution
 from runtime.errors import ConfigurationError
 from runtime.model_folder import ModelFolder, load_model_folder, load_model_folders
 from training.classifier import Classifier
@@ -156,3 +160,26 @@ def test_weights_that_are_not_exactly_a_resnet32s_are_refused_by_name(model: Any
     np.savez(tmp_path / "arrays.npz", **arrays)
     with pytest.raises(ConfigurationError, match=name):
         model_from_arrays(tmp_path / "arrays.npz")
+
+
+def judged(folder: ModelFolder, probabilities: NDArray[np.float32], truths: NDArray[np.generic]) -> dict[str, Any]:
+    """The confusion agent's figures of answers whose truth is known."""
+    temperature = folder.spec.calibration.temperature if folder.spec.calibration else 1.0
+    total = Sums()
+    for number, (row, truth) in enumerate(zip(probabilities, truths, strict=True)):
+        text = pybase64.b64encode_as_string(row.astype("<f4").tobytes())
+        half = PairHalf(0, number, NAME, "1", 0.0, 0.0, int(row.argmax()), text)
+        add(total, contribution(Entry(half, (Truth(0.0, number, 0, int(truth)),)), {NAME: temperature}))
+    return figures(total, LABELS)
+
+
+def test_estimated_accuracy_is_within_two_points_on_clean_images_and_too_high_on_corrupted_ones(
+    folder: ModelFolder, classifier: Classifier, data: Cifar10, answers: NDArray[np.float32]
+) -> None:
+    clean = judged(folder, answers[:2000], data.test_labels[:2000])
+    assert clean["estimated_accuracy"] == pytest.approx(clean["accuracy"], abs=0.02)
+    noisy_images = corrupt(data.test_images[:500], "gaussian_noise", 5, 0)
+    noisy = judged(folder, classifier.predict(noisy_images), data.test_labels[:500])
+    print(f"clean {clean['estimated_accuracy']:.4f} {clean['accuracy']:.4f}")
+    print(f"noisy {noisy['estimated_accuracy']:.4f} {noisy['accuracy']:.4f}")
+    assert noisy["estimated_accuracy"] > noisy["accuracy"] + 0.1

@@ -32,6 +32,7 @@ class WorkerProcess:
         name: instance name, and so the transactional id's and the static member's.
         group: consumer group; one of your own unless the test is about sharing.
         models: folder of model folders; the project's own by default.
+        module: what to run; `agents.outliers` and the like are processes of the same manners.
         environment: further variables, e.g. `{"MODELWATCH_STATIC_MEMBERSHIP": "false"}`; None takes one away.
     """
 
@@ -43,9 +44,11 @@ class WorkerProcess:
         group: str = "modelwatch-inference",
         models: Path | None = None,
         environment: Mapping[str, str | None] | None = None,
+        module: str = "inference",
     ) -> None:
         port = free_ports(1)[0]
         self.name = name
+        self._module = module
         self.url = f"http://127.0.0.1:{port}"
         self.log = folder / f"{name}.log"
         variables: dict[str, str | None] = {
@@ -66,7 +69,7 @@ class WorkerProcess:
             raise RuntimeError(f"{self.name} runs already")
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "inference"],
+                [sys.executable, "-m", self._module],
                 cwd=PROJECT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

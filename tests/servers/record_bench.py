@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from elasticsearch import AsyncElasticsearch
 from prometheus_client import CollectorRegistry
 
+from elasticsearch import AsyncElasticsearch
 from runtime.elasticsearch_sink import Record, RecordSink, client_from_settings
 from runtime.metrics import CommonMetrics
 from runtime.settings import Settings

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.exposition import generate_latest
 
-from runtime.metrics import BATCH_BUCKETS, LATENCY_BUCKETS, WorkerMetrics, observe_many
+from runtime.metrics import BATCH_BUCKETS, LATENCY_BUCKETS, WorkerMetrics, buckets_about, observe_many
 
 VALUES = st.lists(
     st.one_of(
@@ -95,3 +95,12 @@ def test_two_registries_share_nothing() -> None:
     one.pipeline_restarts.inc()
     assert one.registry.get_sample_value("modelwatch_pipeline_restarts_total") == 1
     assert other.registry.get_sample_value("modelwatch_pipeline_restarts_total") == 0
+
+
+def test_score_buckets_lie_about_each_threshold_and_are_never_too_many() -> None:
+    few = buckets_about([0.02])
+    assert {0.02, 0.018, 0.022} <= set(few)
+    many = buckets_about([0.001 * number for number in range(1, 300)])
+    assert len(many) <= 40
+    assert list(many) == sorted(set(many))
+    assert buckets_about([]) == (1.0,)

@@ -1,0 +1,1 @@
+"""The confusion agent: joins pairs with feedback, and says how right each model is."""

@@ -1,0 +1,58 @@
+"""Figures as Prometheus gauges; an undefined figure is taken away, not shown as 0 or NaN."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prometheus_client import Gauge
+
+from agents.confusion.fold import Group
+from runtime.metrics import ConfusionMetrics
+
+MAX_CLASSES = 50
+"""A model with more has no gauge a cell of its confusion matrix; the reports have all of them."""
+COUNTS = ("true_positives", "true_negatives", "false_positives", "false_negatives")
+RATES = ("precision", "recall", "specificity", "f1")
+OVERALL = ("accuracy", "log_loss", "brier", "calibration_error", "kl_divergence", "label_coverage", "labelled")
+
+
+class PerformanceGauges:
+    """Shows the figures of the models that this instance owns."""
+
+    def __init__(self, metrics: ConfusionMetrics) -> None:
+        self._metrics = metrics
+
+    def clear(self) -> None:
+        """Show nothing: the models may be another's now."""
+        for gauge in self._metrics.performance.values():
+            gauge.clear()
+
+    def show(self, group: Group, window: str, figures: Mapping[str, Any], labels: Sequence[str]) -> None:
+        """Show a model version's figures under `window`, `rolling` or `lifetime`."""
+        gauges, key = self._metrics.performance, (*group, window)
+        for name in (*OVERALL, "estimated_accuracy"):
+            _set(gauges[name], key, figures[name])
+        for label in labels:
+            one = figures["by_class"].get(label)
+            for name in (*COUNTS, *RATES):
+                _set(gauges[name], (*key, label), getattr(one, name, None))
+        for average in ("macro", "micro"):
+            for name in RATES:
+                _set(gauges[f"average_{name}"], (*key, average), getattr(figures[average], name, None))
+        if len(labels) <= MAX_CLASSES:
+            for truth, row in zip(labels, figures["confusion"], strict=True):
+                for predicted, count in zip(labels, row, strict=True):
+                    _set(gauges["confusion"], (*key, truth, predicted), count or None)
+
+    def show_latest(self, group: Group, figures: Mapping[str, Any]) -> None:
+        """Show what can be said of the newest pairs, labelled or not."""
+        for name in ("estimated_accuracy", "label_coverage"):
+            _set(self._metrics.performance[name], (*group, "latest"), figures[name])
+
+
+def _set(gauge: Gauge, labels: tuple[str, ...], value: float | None) -> None:
+    if value is not None:
+        gauge.labels(*labels).set(value)
+        return
+    with contextlib.suppress(KeyError):
+        gauge.remove(*labels)

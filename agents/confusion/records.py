@@ -1,0 +1,51 @@
+"""What the agent writes to Elasticsearch: the truth into a pair's record, and a report a window."""
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from agents.confusion.entries import FEEDBACK_LANE, Entry
+from runtime.elasticsearch_sink import Record
+from runtime.record_indices import INFERENCES, PERFORMANCE, index_of_day
+from schemas.messages import PerformanceReport
+from schemas.model_spec import ModelSpec
+
+
+def truth_record(request_id: str, entry: Entry, specs: Mapping[str, ModelSpec]) -> Record:
+    """The field `feedback` of a joined entry's record. Offset and item are what tells an older truth from a newer."""
+    pair, truth = entry.pair, entry.truths[0]
+    if pair is None or entry.truth is None:
+        raise ValueError(f"{request_id} is not joined")
+    moment = datetime.fromtimestamp(pair.time, timezone.utc)
+    document: dict[str, Any] = {
+        "feedback": {
+            "truth": entry.truth,
+            "label": specs[pair.model].labels[entry.truth],
+            "correct": entry.truth == pair.predicted,
+            "source": truth.source,
+            "given_at": datetime.fromtimestamp(truth.given_at, timezone.utc).isoformat(),
+            "offset": truth.offset,
+            "item": truth.item,
+        }
+    }
+    if pair.lane == FEEDBACK_LANE and pair.counted is None:
+        document |= {"@timestamp": moment.isoformat(), "request_id": request_id, "model": pair.model}
+    return Record(index_of_day(INFERENCES, moment), request_id, document, INFERENCES)
+
+
+def report_record(report: PerformanceReport) -> Record:
+    """A window's report; classes as a list, since their labels are no field names."""
+    moment = report.begin or report.reported_at
+    fields = report.model_dump(mode="json", exclude_none=True, exclude={"confusion", "by_class", "first", "last"})
+    by_class = [
+        {"label": label, **figures.model_dump(mode="json", exclude_none=True)}
+        for label, figures in sorted(report.by_class.items())
+    ]
+    cells = [
+        {"truth": truth, "predicted": predicted, "count": count}
+        for truth, row in enumerate(report.confusion)
+        for predicted, count in enumerate(row)
+        if count
+    ]
+    document = {"@timestamp": moment.isoformat(), **fields, "by_class": by_class, "confusion": cells}
+    return Record(index_of_day(PERFORMANCE, moment), report.window_id, document, PERFORMANCE, "index")

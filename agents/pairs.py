@@ -1,0 +1,88 @@
+"""Pairs as arrays: what both agents that look at images do first with a batch of messages."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.messages import InferencePair, Outcome
+from schemas.model_spec import ModelSpec
+from schemas.pairs import read_pair
+from schemas.refusal import Reason, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPair:
+    """A pair, and the message it was read from (`topic`, `partition`, `offset`, `timestamp`, `value`, …)."""
+
+    pair: InferencePair
+    message: Any
+
+
+@dataclass(frozen=True, slots=True)
+class PairGroup:
+    """Pairs of one model that can be computed together.
+
+    Attributes:
+        rows: where they stand among the pairs read.
+        images: (n, *shape) uint8, or float32 in 0..1.
+        probabilities: (n, classes) float32.
+    """
+
+    model: str
+    rows: list[int]
+    images: NDArray[np.generic]
+    probabilities: NDArray[np.float32]
+
+
+def read_pairs(
+    messages: Iterable[Any], specs: Mapping[str, ModelSpec]
+) -> tuple[list[ReadPair], list[tuple[Any, Refusal]]]:
+    """The pairs in order, and the messages that hold none, each with why.
+
+    A pair of a model that is not in `specs` is a pair; an image or an answer that does not fit its model's spec is not.
+    """
+    pairs, refused = [], []
+    for message in messages:
+        try:
+            pair = read_pair(message.value)
+            if (spec := specs.get(pair.request.model)) is not None:
+                _check(pair, spec)
+        except Refusal as refusal:
+            refused.append((message, refusal))
+        else:
+            pairs.append(ReadPair(pair, message))
+    return pairs, refused
+
+
+def groups(pairs: Sequence[ReadPair], models: Iterable[str]) -> list[PairGroup]:
+    """The answered pairs of these models, by model and type of pixels; expired ones have nothing to look at."""
+    wanted, rows = set(models), defaultdict[tuple[str, str], list[int]](list)
+    for row, read in enumerate(pairs):
+        request, response = read.pair.request, read.pair.response
+        if request.model in wanted and response.outcome is Outcome.OK:
+            rows[request.model, request.image.dtype.value].append(row)
+    return [_group(model, dtype, [pairs[row].pair for row in own], own) for (model, dtype), own in rows.items()]
+
+
+def _group(model: str, dtype: str, pairs: list[InferencePair], rows: list[int]) -> PairGroup:
+    shape = pairs[0].request.image.shape
+    data = b"".join(pair.request.image.data for pair in pairs)
+    images = np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(len(pairs), *shape)
+    probabilities = np.array([pair.response.probabilities for pair in pairs], np.float32)
+    return PairGroup(model, rows, images, probabilities)
+
+
+def _check(pair: InferencePair, spec: ModelSpec) -> None:
+    shape, answer = pair.request.image.shape, pair.response
+    if shape != spec.input.shape:
+        raise Refusal(Reason.WRONG_SHAPE, f"request.image.shape is {shape}; {spec.name} takes {spec.input.shape}")
+    if answer.outcome is Outcome.OK and len(answer.probabilities or ()) != len(spec.labels):
+        raise Refusal(
+            Reason.INVALID_FIELD,
+            f"response.probabilities has {len(answer.probabilities or ())} numbers; {spec.name} has "
+            f"{len(spec.labels)} classes",
+        )

@@ -1,0 +1,172 @@
+"""`modelwatch feedback`: send the truth about produced images, at a chosen accuracy, late, twice or corrected."""
+
+import csv
+import random
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from cli.topic_reader import read_topic
+from runtime.errors import ConfigurationError, TransientError
+from runtime.kafka import DeliveryGuard, cluster_topics, produce, producer
+from runtime.model_folder import load_model_folders
+from runtime.settings import Settings, read_settings
+from schemas.messages import Feedback
+from schemas.pairs import read_pair
+from schemas.refusal import Refusal
+from schemas.topics import FEEDBACK, PAIRS
+from training.datasets import load_split
+
+FLUSH_SECONDS = 60.0
+PAIR_SECONDS = 60.0
+CORRECTION = timedelta(seconds=1)
+
+
+@dataclass(frozen=True)
+class FeedbackOptions:
+    """The command's options, in its order."""
+
+    prefix: str | None = None
+    csv: Path | None = None
+    accuracy: float | None = None
+    count: int | None = None
+    delay: float = 0.0
+    rate: float | None = None
+    shuffle: bool = False
+    duplicates: float = 0.0
+    corrections: float = 0.0
+    model: str | None = None
+    seed: int = 0
+
+
+def run_feedback(options: FeedbackOptions) -> None:
+    """Send, and print a summary."""
+    console = Console()
+    truths = send_feedback(options, read_settings(Settings), console)
+    console.print(f"Sent the truth about {len(truths)} requests to {FEEDBACK.name}.", highlight=False)
+
+
+def send_feedback(options: FeedbackOptions, settings: Settings, console: Console) -> dict[str, int | str]:
+    """Send all feedback of the options and wait until the brokers have it; returns the final truth by request id.
+
+    Raises:
+        ConfigurationError: an option is wrong, or there is nothing to send.
+        TransientError: the brokers do not answer, or the topic is missing.
+    """
+    if FEEDBACK.name not in cluster_topics(settings):
+        raise TransientError(f"topic {FEEDBACK.name} does not exist; run `modelwatch setup`")
+    truths = _truths(options, settings)
+    if not truths:
+        raise ConfigurationError(f"no request to tell the truth about: {options.csv or f'prefix {options.prefix}'}")
+    messages = arrange(truths, options, _classes(options, settings), datetime.now(timezone.utc))
+    if options.delay:
+        console.print(f"Waiting {options.delay:g} s …", highlight=False)
+        time.sleep(options.delay)
+    _send(settings, messages, options, console)
+    return truths
+
+
+def arrange(truths: Mapping[str, int | str], options: FeedbackOptions, classes: int, now: datetime) -> list[Feedback]:
+    """Feedback in the order of sending: with what is wrong at first, and corrected later; twice; and shuffled."""
+    chance = random.Random(options.seed)  # noqa: S311 - not for security
+    final = [_feedback(name, truth, options, now + CORRECTION) for name, truth in truths.items()]
+    wrong = [
+        _feedback(name, (truth + 1) % classes, options, now)
+        for name, truth in truths.items()
+        if isinstance(truth, int) and chance.random() < options.corrections
+    ]
+    again = [one for one in final if chance.random() < options.duplicates]
+    messages = [*wrong, *final, *again]
+    if options.shuffle:
+        chance.shuffle(messages)
+    return messages
+
+
+def choose_truths(predicted: Mapping[str, int], accuracy: float, classes: int, seed: int) -> dict[str, int]:
+    """A truth a request such that exactly the share `accuracy` of the predictions is right, to the nearest count."""
+    chance = random.Random(seed)  # noqa: S311 - not for security
+    right = set(chance.sample(sorted(predicted), round(accuracy * len(predicted))))
+    return {
+        name: index if name in right else (index + chance.randrange(1, classes)) % classes
+        for name, index in predicted.items()
+    }
+
+
+def _truths(options: FeedbackOptions, settings: Settings) -> dict[str, int | str]:
+    if options.csv is not None:
+        return dict(_from_csv(options.csv))
+    if options.prefix is None:
+        raise ConfigurationError("say which requests: --prefix, as `modelwatch produce` printed it, or --csv")
+    predicted = _predictions(options, settings)
+    if options.accuracy is not None:
+        return dict(choose_truths(predicted, options.accuracy, _classes(options, settings), options.seed))
+    labels = load_split("test", progress=False)[1]
+    try:
+        return {name: int(labels[int(name.rsplit("-", 1)[1])]) for name in predicted}
+    except (ValueError, IndexError) as error:
+        raise ConfigurationError(
+            f"ids that begin with {options.prefix}- are not those of CIFAR-10 test images; give --accuracy or --csv"
+        ) from error
+
+
+def _predictions(options: FeedbackOptions, settings: Settings) -> dict[str, int]:
+    """What was answered to the requests of the prefix, in the order of the topic."""
+    found: dict[str, int] = {}
+    for message in read_topic(settings, PAIRS.name, lambda: True, PAIR_SECONDS):
+        if not (message.key() or b"").startswith(f"{options.prefix}-".encode()):
+            continue
+        try:
+            pair = read_pair(message.value())
+        except Refusal:
+            continue
+        if pair.response.predicted is not None:
+            found.setdefault(pair.request.request_id, pair.response.predicted)
+    names = sorted(found)[: options.count]
+    return {name: found[name] for name in names}
+
+
+def _from_csv(path: Path) -> Iterator[tuple[str, int | str]]:
+    """Rows `id,truth`: a class index or a label; a first row that says just that is passed over."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for number, row in enumerate(csv.reader(file), 1):
+                if not row or (number == 1 and row == ["id", "truth"]):
+                    continue
+                if len(row) != 2 or not row[0] or not row[1]:
+                    raise ConfigurationError(f"{path}, line {number}: expected id,truth; found {','.join(row)!r}")
+                yield row[0], int(row[1]) if row[1].isdigit() else row[1]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+
+
+def _classes(options: FeedbackOptions, settings: Settings) -> int:
+    folders, name = load_model_folders(settings.models), options.model or settings.default_model
+    if name not in folders:
+        raise ConfigurationError(f"no model {name!r}; there are {', '.join(sorted(folders))}")
+    return len(folders[name].spec.labels)
+
+
+def _feedback(name: str, truth: int | str, options: FeedbackOptions, given_at: datetime) -> Feedback:
+    form = {"truth_index": truth} if isinstance(truth, int) else {"truth_label": truth}
+    return Feedback.model_validate(
+        {"request_id": name, "model": options.model, "source": "modelwatch feedback", "given_at": given_at, **form}
+    )
+
+
+def _send(settings: Settings, messages: list[Feedback], options: FeedbackOptions, console: Console) -> None:
+    client, guard, began = producer(settings), DeliveryGuard(), time.monotonic()
+    for number, one in enumerate(track(messages, "Sending", console=console, transient=True)):
+        if options.rate:
+            time.sleep(max(0.0, began + number / options.rate - time.monotonic()))
+        value = one.model_dump_json(exclude_none=True).encode()
+        produce(client, FEEDBACK.name, guard.on_delivery, value=value, key=one.request_id)
+        client.poll(0)
+        guard.check()
+    if client.flush(FLUSH_SECONDS):
+        raise TransientError(f"{len(client)} messages were not accepted within {FLUSH_SECONDS:g} s")
+    guard.check()

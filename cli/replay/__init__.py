@@ -1,0 +1,1 @@
+"""The audit: what was recorded, computed again from the log and compared."""

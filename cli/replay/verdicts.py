@@ -1,0 +1,71 @@
+"""Judges recorded pairs again, and compares with the verdict that their records hold."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from agents.outliers.detector import OutlierDetector
+from agents.outliers.records import index_of
+from agents.outliers.verdicts import judge
+from agents.pairs import ReadPair, read_pairs
+from cli.replay.differences import Audit
+from cli.replay.log_reader import offsets_at, read_from
+from cli.replay.messages import Consumed, batches
+from elasticsearch import ApiError, AsyncElasticsearch, TransportError
+from runtime.errors import TransientError
+from runtime.settings import Settings
+from schemas.messages import OutlierVerdict
+from schemas.model_spec import ModelSpec
+from schemas.topics import PAIRS
+
+TOLERANCE = 1e-9
+FIELDS = ["outlier.score", "outlier.threshold", "outlier.is_outlier", "outlier.detector"]
+
+
+async def audit_verdicts(
+    settings: Settings,
+    store: AsyncElasticsearch,
+    specs: Mapping[str, ModelSpec],
+    detectors: Mapping[str, OutlierDetector],
+    begin: float,
+    end: float,
+) -> Audit:
+    """Compare the verdict on every pair from `begin` to `end` (seconds since the epoch)."""
+    audit = Audit()
+    for messages in _between(settings, begin, end):
+        pairs, _ = read_pairs(messages, specs)
+        verdicts = judge(pairs, detectors)
+        judged = [(read, verdict) for read, verdict in zip(pairs, verdicts, strict=True) if verdict is not None]
+        stored = await _stored(store, [read for read, _ in judged])
+        for (_, verdict), record in zip(judged, stored, strict=True):
+            _compare(audit, verdict, record)
+    return audit
+
+
+def _between(settings: Settings, begin: float, end: float) -> Iterator[list[Consumed]]:
+    for messages in batches(read_from(settings, PAIRS.name, offsets_at(settings, PAIRS.name, begin))):
+        yield [message for message in messages if message.timestamp <= end]
+
+
+async def _stored(store: AsyncElasticsearch, pairs: Sequence[ReadPair]) -> list[dict[str, Any] | None]:
+    """The pairs' records, None where there is none."""
+    if not pairs:
+        return []
+    wanted = [{"_index": index_of(read), "_id": read.pair.request.request_id} for read in pairs]
+    try:
+        answer = await store.mget(docs=wanted, source_includes=FIELDS)
+    except (ApiError, TransportError) as error:
+        raise TransientError(f"the record store does not answer: {error}") from error
+    return [found.get("_source") if found.get("found") else None for found in answer["docs"]]
+
+
+def _compare(audit: Audit, verdict: OutlierVerdict, record: dict[str, Any] | None) -> None:
+    name = verdict.request_id
+    if record is None or "outlier" not in record:
+        audit.add(name, "record", "none" if record is None else "no verdict", f"score {verdict.score:.6g}")
+        return
+    audit.compared += 1
+    recorded = record["outlier"]
+    audit.compare(name, "detector", recorded["detector"], verdict.detector.model_dump())
+    audit.compare(name, "verdict", recorded["is_outlier"], verdict.is_outlier)
+    audit.compare_numbers(name, "score", (recorded["score"],), (verdict.score,), TOLERANCE)
+    audit.compare_numbers(name, "threshold", (recorded["threshold"],), (verdict.threshold,), TOLERANCE)

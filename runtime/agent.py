@@ -1,0 +1,245 @@
+"""The process of an agent: health, servers, Faust and its pipelines, from the first signal to the last commit."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from elasticsearch import AsyncElasticsearch
+from runtime import kafka
+from runtime.batches import Pipeline, Stage
+from runtime.elasticsearch_sink import OnRejected, RecordSink, client_from_settings
+from runtime.errors import TransientError
+from runtime.faust_app import create_app, end_process, raw_topic
+from runtime.health import Health, HttpServer
+from runtime.logging import get_logger
+from runtime.metrics import AgentMetrics
+from runtime.record_indices import templates_are_there
+from runtime.results import DeadLetters, Results
+from runtime.settings import AgentSettings
+from schemas.topics import Topic
+
+log = get_logger(__name__)
+
+TENSORFLOW = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+"""What it reads when an agent that needs it imports it."""
+WAIT_SECONDS = 1.0
+WATCH_SECONDS = 1.0
+LOOP_MAX_AGE = 30.0
+MEMBER_MAX_AGE = 180.0
+PROGRESS_MAX_AGE = 600.0
+"""A lag without any batch in hand for this long is a stuck consumer. A batch that waits for a server is in hand."""
+FINISH_SECONDS = 4.0
+COMMIT_SECONDS = 1.5
+STOP_SECONDS = 2.0
+"""Together, and with what closing takes, under the 10 s that a stop may last."""
+
+
+@dataclass
+class Context:
+    """What an agent works with, inside the event loop."""
+
+    settings: AgentSettings
+    app: Any
+    results: Results
+    letters: DeadLetters
+    store: AsyncElasticsearch
+    metrics: AgentMetrics
+    pipelines: list[Pipeline[Any]] = field(default_factory=list)
+    timers: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def sink(self, on_rejected: OnRejected) -> RecordSink:
+        """A writer of records."""
+        return RecordSink(self.store, self.metrics, on_rejected)
+
+    def subscribe(self, topics: Topic | Sequence[Topic], stage: Stage[Any], depth: int | None = None) -> Pipeline[Any]:
+        """Take the messages of a topic, or of several as one stream, through a stage, `depth` batches at a time."""
+        settings = self.settings
+        pipeline = Pipeline(
+            self.app,
+            stage,
+            settings.batch_size,
+            settings.batch_seconds,
+            depth or settings.batches_in_flight,
+            end_process,
+        )
+
+        async def take(stream: Any) -> None:
+            await pipeline.run(stream)
+
+        names = [topic.name for topic in ([topics] if isinstance(topics, Topic) else topics)]
+        self.app.agent(raw_topic(self.app, names), name=f"{type(stage).__name__}")(take)
+        self.pipelines.append(pipeline)
+        return pipeline
+
+    def every(self, seconds: float, job: Callable[[], Awaitable[None]]) -> None:
+        """Run a coroutine function again and again, `seconds` after it has ended; what it raises ends the process."""
+
+        async def repeat() -> None:
+            while True:
+                await asyncio.sleep(seconds)
+                try:
+                    await job()
+                except Exception as error:
+                    end_process(error)
+
+        self.timers.append(asyncio.get_running_loop().create_task(repeat()))
+
+
+class Agent(Protocol):
+    """What an agent is to its process."""
+
+    @property
+    def topics(self) -> Sequence[Topic]:
+        """What it reads and writes; all must exist before it starts."""
+
+    def wire(self, context: Context) -> None:
+        """Subscribe to topics. Called once, in the event loop, before anything is read."""
+
+
+class AgentProcess:
+    """Runs one agent until SIGTERM.
+
+    Args:
+        name: the agent's, in logs and metrics.
+        group: consumer group.
+        build: makes the agent: loads and warms its models, which takes its time.
+    """
+
+    def __init__(
+        self, name: str, settings: AgentSettings, group: str, metrics: AgentMetrics, build: Callable[[], Agent]
+    ) -> None:
+        self._name = name
+        self._settings = settings
+        self._group = group
+        self._metrics = metrics
+        self._build = build
+        self._health = Health("models", "kafka", "elasticsearch")
+        self._delivered = -1
+        self._epoch = 0
+        self._shown: set[Any] = set()
+        self._uncommitted: dict[Any, int] = {}
+
+    def run(self) -> None:
+        """Serve until stopped.
+
+        Raises:
+            FatalError: the process must end; it is safe to start it again unless it is a `ConfigurationError`.
+        """
+        for name, value in TENSORFLOW.items():
+            os.environ.setdefault(name, value)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # While models load nothing is in hand. Not by an exception: a framework's call-back could swallow it.
+            signal.signal(number, lambda *_: os._exit(0))
+        server = HttpServer(self._settings.host, self._settings.port, self._metrics.registry, health=self._health)
+        server.start()
+        try:
+            agent = self._build()
+            self._health.ready("models", True)
+            asyncio.run(self._serve(agent))
+        finally:
+            server.stop()
+        log.info("stopped")
+        os._exit(0)  # threads of Faust's that wait for a server must not hold the end up
+
+    async def _serve(self, agent: Agent) -> None:
+        loop = asyncio.get_running_loop()
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        store = client_from_settings(self._settings)
+        if not await self._wait_for_servers(agent, store, stopping):
+            return
+        results = Results(self._settings, loop)
+        settings = self._settings
+        app = create_app(settings, self._group, 2 * settings.batch_size, settings.session_timeout_ms / 1000)
+        letters = DeadLetters(results, self._metrics, self._name)
+        context = Context(settings, app, results, letters, store, self._metrics)
+        agent.wire(context)
+        await app.start()
+        context.every(WATCH_SECONDS, lambda: self._watch(context))
+        await stopping.wait()
+        for task in context.timers:
+            task.cancel()
+        await self._stop(context)
+
+    async def _wait_for_servers(self, agent: Agent, store: AsyncElasticsearch, stopping: asyncio.Event) -> bool:
+        """Wait until topics and index templates are there; False if told to stop before.
+
+        Raises:
+            ConfigurationError: the brokers or the store refuse us.
+        """
+        said = ""
+        while not stopping.is_set():
+            try:
+                await self._check_servers(agent, store)
+                return True
+            except TransientError as error:
+                if str(error) != said:
+                    log.warning("waiting_for_servers", reason=str(error))
+                said = str(error)
+                self._health.ready("kafka", False, said)
+            self._health.beat("loop", LOOP_MAX_AGE)
+            await asyncio.sleep(WAIT_SECONDS)
+        return False
+
+    async def _check_servers(self, agent: Agent, store: AsyncElasticsearch) -> None:
+        found = await asyncio.to_thread(kafka.cluster_topics, self._settings, 5.0)
+        if missing := sorted({topic.name for topic in agent.topics} - found.keys()):
+            raise TransientError(f"topics are missing: {', '.join(missing)}; create them with `modelwatch setup`")
+        if not await templates_are_there(store):
+            raise TransientError("the record store lacks our index templates; put them there with `modelwatch setup`")
+        self._health.ready("elasticsearch", True)
+
+    async def _watch(self, context: Context) -> None:
+        """Say that the loop goes round, and measure membership, progress and lag."""
+        self._health.beat("loop", LOOP_MAX_AGE)
+        consumer, rebalancing = context.app.consumer, context.app.rebalancing
+        member = consumer.is_member() and not rebalancing
+        if member or rebalancing:
+            self._health.beat("membership", MEMBER_MAX_AGE)
+        self._health.ready("kafka", member, "" if member else "not a member of the consumer group")
+        self._count_assignments(context.app.consumer_generation_id)
+        lags = {tp: lag for tp in consumer.assignment() if (lag := self._lag(context, tp)) is not None}
+        for tp in self._shown - lags.keys():
+            self._metrics.consumer_lag.remove(tp.topic, str(tp.partition))
+        for tp, lag in lags.items():
+            self._metrics.consumer_lag.labels(tp.topic, str(tp.partition)).set(lag)
+        self._shown = set(lags)
+        self._beat_progress(context, sum(lags.values()))
+
+    def _count_assignments(self, epoch: int) -> None:
+        self._metrics.assignments.inc(epoch - self._epoch)
+        self._epoch = epoch
+
+    def _lag(self, context: Context, tp: Any) -> int | None:
+        processed = [pipeline.processed[tp] for pipeline in context.pipelines if tp in pipeline.processed]
+        lag: int | None = context.app.consumer.lag(tp, processed[0] if processed else None)
+        return lag
+
+    def _beat_progress(self, context: Context, lag: int) -> None:
+        delivered = sum(pipeline.delivered for pipeline in context.pipelines)
+        busy = any(pipeline.busy for pipeline in context.pipelines)
+        if not lag or busy or delivered != self._delivered:
+            self._health.beat("progress", PROGRESS_MAX_AGE)
+        self._delivered = delivered
+        pending = context.app.consumer.uncommitted()
+        if not pending or pending != self._uncommitted:
+            self._health.beat("commits", PROGRESS_MAX_AGE)
+        self._uncommitted = pending
+
+    async def _stop(self, context: Context) -> None:
+        """Finish what is in hand, commit, and leave; what takes too long is read again by whoever comes next."""
+        log.info("stopping")
+        began = time.monotonic()
+        await asyncio.gather(*(pipeline.finish(FINISH_SECONDS) for pipeline in context.pipelines))
+        for step, seconds in ((context.app.consumer.commit(), COMMIT_SECONDS), (context.app.stop(), STOP_SECONDS)):
+            try:
+                await asyncio.wait_for(step, seconds)
+            except asyncio.TimeoutError:
+                log.warning("stop_step_took_too_long", seconds=time.monotonic() - began)
+        await asyncio.to_thread(context.results.close)
+        await context.store.close()

@@ -1,0 +1,112 @@
+"""The record store's indices: their names, and their mappings, which `modelwatch setup` takes from `elasticsearch/`."""
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from elasticsearch import ApiError, AsyncElasticsearch, NotFoundError, TransportError
+from runtime.elasticsearch_sink import client_from_settings
+from runtime.errors import ConfigurationError, TransientError
+from runtime.logging import get_logger
+from runtime.settings import Settings
+
+log = get_logger(__name__)
+
+FOLDER = Path(__file__).resolve().parent.parent / "elasticsearch"
+INFERENCES = "inferences"
+DRIFT = "drift"
+PERFORMANCE = "performance"
+KINDS = (INFERENCES, DRIFT, PERFORMANCE)
+"""Label `index` of `modelwatch_records_total`, and the middle of each index's name."""
+POLICY = "modelwatch-retention"
+
+
+def index_of_day(kind: str, moment: datetime) -> str:
+    """`modelwatch-<kind>-YYYY.MM.DD`, by the day in UTC."""
+    return f"modelwatch-{kind}-{moment.astimezone(timezone.utc):%Y.%m.%d}"
+
+
+def all_of(kind: str) -> str:
+    """The pattern that all indices of a kind match."""
+    return f"modelwatch-{kind}-*"
+
+
+def component_templates() -> dict[str, dict[str, Any]]:
+    """The component templates by name: the files of `elasticsearch/component-templates/`."""
+    return {file.stem: orjson.loads(file.read_bytes()) for file in sorted(FOLDER.glob("component-templates/*.json"))}
+
+
+async def apply_templates(client: AsyncElasticsearch) -> list[str]:
+    """Put mappings, settings and the retention policy into the store. Safe to repeat; existing indices stay.
+
+    Returns:
+        What was put there, in words.
+
+    Raises:
+        TransientError: the store does not answer.
+        ConfigurationError: it refuses.
+    """
+    try:
+        retention = await _put_policy(client)
+        for name, template in component_templates().items():
+            await client.cluster.put_component_template(name=name, **template)
+        for kind in KINDS:
+            settings = {"index.lifecycle.name": POLICY} if retention else {}
+            await client.indices.put_index_template(
+                name=f"modelwatch-{kind}",
+                index_patterns=[all_of(kind)],
+                composed_of=["modelwatch-settings", f"modelwatch-{kind}"],
+                priority=200,
+                template={"settings": settings},
+            )
+    except ApiError as error:
+        raise ConfigurationError(
+            f"the record store refuses the index templates: {error}; may the key of MODELWATCH_ELASTICSEARCH_API_KEY "
+            "manage index templates?"
+        ) from error
+    except TransportError as error:
+        raise TransientError(f"the record store does not answer ({error}); is ELASTICSEARCH_URL right?") from error
+    return [
+        f"index templates {', '.join(all_of(kind) for kind in KINDS)}",
+        *([f"policy {POLICY}"] if retention else []),
+    ]
+
+
+async def templates_are_there(client: AsyncElasticsearch) -> bool:
+    """Whether the store has the templates: without, the first record would make an index with a guessed mapping.
+
+    Raises:
+        TransientError: the store does not answer.
+    """
+    try:
+        for kind in KINDS:
+            await client.indices.get_index_template(name=f"modelwatch-{kind}")
+    except NotFoundError:
+        return False
+    except (ApiError, TransportError) as error:
+        raise TransientError(f"the record store does not answer: {error}") from error
+    return True
+
+
+async def _put_policy(client: AsyncElasticsearch) -> bool:
+    """False where the store has no lifecycle management: then nothing deletes old indices but its operator."""
+    policy = orjson.loads((FOLDER / "retention-policy.json").read_bytes())["policy"]
+    try:
+        await client.ilm.put_lifecycle(name=POLICY, policy=policy)
+    except ApiError as error:
+        if error.status_code not in (400, 404, 405):
+            raise
+        log.warning("record store has no index lifecycle management: old records are not deleted", error=str(error))
+        return False
+    return True
+
+
+async def setup_record_store(settings: Settings) -> list[str]:
+    """`apply_templates` with a client of its own."""
+    client = client_from_settings(settings)
+    try:
+        return await apply_templates(client)
+    finally:
+        await client.close()

@@ -1,0 +1,95 @@
+"""Figures are those of scikit-learn; what is undefined is absent."""
+
+import numpy as np
+import pybase64
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
+
+from agents.confusion.entries import Entry, PairHalf, Truth
+from agents.confusion.figures import figures
+from agents.confusion.sums import Sums, add, contribution
+
+LABELS = ("a", "b", "c", "d")
+
+
+def sums_of(probabilities: NDArray[np.float32], truths: list[int | None], temperature: float = 1.0) -> Sums:
+    total = Sums()
+    for row, truth in zip(probabilities, truths, strict=True):
+        text = pybase64.b64encode_as_string(row.astype("<f4").tobytes())
+        half = PairHalf(0, 0, "m", "1", 0.0, 0.0, int(row.argmax()), text)
+        told = () if truth is None else (Truth(0.0, 0, 0, truth),)
+        add(total, contribution(Entry(half, told), {"m": temperature}))
+    return total
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(0, 2**32 - 1))
+def test_each_figure_is_scikit_learns(truths: list[int], seed: int) -> None:
+    probabilities = np.random.default_rng(seed).dirichlet(np.ones(4), len(truths)).astype(np.float32)
+    predicted = probabilities.argmax(1)
+    ours = figures(sums_of(probabilities, list(truths)), LABELS)
+    assert ours["confusion"] == tuple(map(tuple, confusion_matrix(truths, predicted, labels=range(4)).tolist()))
+    assert ours["accuracy"] == pytest.approx(accuracy_score(truths, predicted), abs=1e-12)
+    theirs = precision_recall_fscore_support(truths, predicted, labels=range(4), zero_division=np.nan)
+    for index, label in enumerate(LABELS):
+        one = ours["by_class"].get(label)
+        if one is None:
+            assert index not in truths and index not in predicted
+            continue
+        for name, values in zip(("precision", "recall", "f1"), theirs, strict=False):
+            value = getattr(one, name)
+            assert np.isnan(values[index]) if value is None else value == pytest.approx(values[index], abs=1e-12)
+    rows = probabilities.astype(np.float64)
+    assert ours["log_loss"] == pytest.approx(
+        log_loss(truths, rows / rows.sum(1, keepdims=True), labels=range(4)), abs=1e-6
+    )
+    brier = ((rows - np.eye(4)[truths]) ** 2).sum(1).mean()
+    assert ours["brier"] == pytest.approx(brier, abs=1e-12)
+    assert ours["label_coverage"] == 1.0
+
+
+def test_macro_and_micro_are_means_over_classes_and_over_counts() -> None:
+    probabilities = np.eye(4, dtype=np.float32)[[0, 0, 1, 2, 2, 3]]
+    truths = [0, 1, 1, 2, 0, 3]
+    ours = figures(sums_of(probabilities, list(truths)), LABELS)
+    predicted = probabilities.argmax(1)
+    for average in ("macro", "micro"):
+        precision, recall, f1, _ = precision_recall_fscore_support(truths, predicted, average=average)
+        assert ours[average].precision == pytest.approx(precision, abs=1e-12)
+        assert ours[average].recall == pytest.approx(recall, abs=1e-12)
+        assert ours[average].f1 == pytest.approx(f1, abs=1e-12)
+
+
+def test_what_is_undefined_is_absent() -> None:
+    ours = figures(sums_of(np.eye(4, dtype=np.float32)[[0]], [1]), LABELS)
+    assert ours["by_class"]["a"].recall is None and ours["by_class"]["b"].precision is None
+    assert "c" not in ours["by_class"]
+    assert ours["kl_divergence"] is None
+    empty = figures(Sums(), LABELS)
+    assert all(
+        empty[name] is None for name in ("accuracy", "log_loss", "estimated_accuracy", "macro", "label_coverage")
+    )
+
+
+def test_the_estimate_needs_no_label_and_coverage_says_how_many_there_are() -> None:
+    probabilities = np.array([[0.7, 0.1, 0.1, 0.1], [0.5, 0.3, 0.1, 0.1]], np.float32)
+    ours = figures(sums_of(probabilities, [None, 0]), LABELS)
+    assert ours["estimated_accuracy"] == pytest.approx(0.6, abs=1e-6)
+    assert (ours["label_coverage"], ours["accuracy"]) == (0.5, 1.0)
+    cooler = figures(sums_of(probabilities, [None, None], temperature=0.5), LABELS)
+    assert cooler["estimated_accuracy"] > 0.6
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    probabilities = np.array([[0.75, 0.25, 0.0, 0.0]] * 4, np.float32)
+    ours = figures(sums_of(probabilities, [0, 0, 1, 1]), LABELS)
+    assert ours["calibration_error"] == pytest.approx(0.25, abs=1e-12)
+
+
+def test_kl_divergence_is_of_the_predicted_from_the_true_classes() -> None:
+    probabilities = np.eye(4, dtype=np.float32)[[0, 0, 0, 1]]
+    ours = figures(sums_of(probabilities, [0, 0, 1, 1]), LABELS)
+    assert ours["kl_divergence"] == pytest.approx(0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5), abs=1e-12)

@@ -1,0 +1,47 @@
+"""`modelwatch feedback`: the chosen accuracy is met to the nearest request, and bad files are said to be so."""
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from cli.feedback import FeedbackOptions, arrange, choose_truths, send_feedback
+from runtime.errors import ConfigurationError, TransientError
+from runtime.settings import Settings
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.4, 0.9, 1.0])
+def test_the_share_of_right_answers_is_exact(accuracy: float) -> None:
+    predicted = {f"id-{number}": number % 10 for number in range(1000)}
+    truths = choose_truths(predicted, accuracy, 10, seed=1)
+    assert sum(truths[name] == index for name, index in predicted.items()) == round(accuracy * 1000)
+    assert all(0 <= truth < 10 for truth in truths.values())
+
+
+def test_corrections_come_with_a_later_time_and_duplicates_say_the_same() -> None:
+    truths = {f"id-{number}": number % 10 for number in range(500)}
+    options = FeedbackOptions("p", shuffle=True, duplicates=0.5, corrections=0.5)
+    messages = arrange(truths, options, 10, datetime.now(timezone.utc))
+    assert len(messages) > 900
+    final: dict[str, tuple[datetime, int | None]] = {}
+    for one in messages:
+        if one.request_id not in final or one.given_at > final[one.request_id][0]:
+            final[one.request_id] = (one.given_at, one.truth_index)
+    assert {name: index for name, (_, index) in final.items()} == truths
+    assert any(one.truth_index != truths[one.request_id] for one in messages)
+
+
+def test_a_bad_line_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "truth.csv"
+    path.write_text("id,truth\na,3\nb\n")
+    monkeypatch.setattr("cli.feedback.cluster_topics", lambda _settings: {"inference.feedback": 1})
+    with pytest.raises(ConfigurationError, match="line 3"):
+        send_feedback(FeedbackOptions(csv=path), Settings(), None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="--prefix"):
+        send_feedback(FeedbackOptions(), Settings(), None)  # type: ignore[arg-type]
+
+
+def test_a_missing_topic_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.feedback.cluster_topics", lambda _settings: {})
+    with pytest.raises(TransientError, match="modelwatch setup"):
+        send_feedback(FeedbackOptions("p"), Settings(), None)  # type: ignore[arg-type]

@@ -1,0 +1,124 @@
+"""Batches: a hole in what arrives is noticed, work in hand is finished in order, and failures end the process."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from faust.types import TP
+
+from runtime.batches import Batch, BatchStage, Pipeline
+from runtime.errors import FatalError
+
+
+@dataclass
+class Message:
+    offset: int
+    previous_offset: int | None
+    generation_id: int = 1
+    topic: str = "t"
+    partition: int = 0
+
+    @property
+    def tp(self) -> TP:
+        return TP(self.topic, self.partition)
+
+
+@dataclass
+class Event:
+    message: Message
+
+
+@dataclass
+class Consumer:
+    safe: list[int] = field(default_factory=list)
+
+    def mark_safe(self, _tp: TP, offset: int, _generation: int) -> None:
+        self.safe.append(offset)
+
+
+@dataclass
+class App:
+    consumer: Consumer = field(default_factory=Consumer)
+    consumer_generation_id: int = 1
+
+
+class Stream:
+    """Batches as Faust's stream yields them."""
+
+    def __init__(self, *batches: list[Message]) -> None:
+        self._batches = batches
+
+    async def noack_take(self, _size: int, within: float) -> Any:
+        for batch in self._batches:
+            yield [Event(message) for message in batch]
+
+
+class Slow(BatchStage):
+    """Delivers its first batch last."""
+
+    def __init__(self) -> None:
+        self.first_may_end = asyncio.Event()
+        self.delivered: list[int] = []
+
+    def compute(self, batch: Batch) -> int:
+        return batch.messages[-1].offset
+
+    async def deliver(self, offset: int) -> None:
+        if offset == 1:
+            await self.first_may_end.wait()
+        self.delivered.append(offset)
+        if offset == 3:
+            self.first_may_end.set()
+
+
+class Failing(BatchStage):
+    def compute(self, _batch: Batch) -> int:
+        return 0
+
+    async def deliver(self, _result: int) -> None:
+        raise OSError("told to")
+
+
+def run(app: App, stage: Any, *batches: list[Message], depth: int = 2) -> tuple[list[BaseException], Mapping[TP, int]]:
+    async def whole() -> tuple[list[BaseException], Mapping[TP, int]]:
+        failures: list[BaseException] = []
+        pipeline = Pipeline(app, stage() if isinstance(stage, type) else stage, 10, 0.1, depth, failures.append)
+        await pipeline.run(Stream(*batches))
+        await pipeline.finish(5)
+        return failures, pipeline.processed
+
+    return asyncio.run(whole())
+
+
+def test_acknowledgements_are_in_order_although_a_later_batch_is_delivered_first() -> None:
+    app = App()
+    failures, processed = run(app, Slow, [Message(0, None), Message(1, 0)], [Message(2, 1), Message(3, 2)])
+    assert (failures, app.consumer.safe) == ([], [2, 4])
+    assert processed == {TP("t", 0): 4}
+
+
+def test_a_hole_between_batches_is_fatal() -> None:
+    failures, _ = run(App(), Slow, [Message(0, None)], [Message(5, 3)])
+    assert isinstance(failures[0], FatalError)
+    assert "offset 5 follows 3, but 0 was the last to arrive" in str(failures[0])
+
+
+@pytest.mark.parametrize("message", [Message(2, None), Message(9, 1)])
+def test_a_new_beginning_and_a_gap_in_the_log_itself_are_none(message: Message) -> None:
+    failures, _ = run(App(), Slow, [Message(0, None), Message(1, 0), message])
+    assert failures == []
+
+
+def test_messages_of_an_earlier_assignment_are_left_out() -> None:
+    app = App(consumer_generation_id=2)
+    failures, processed = run(app, Slow, [Message(7, 6, generation_id=1), Message(3, None, generation_id=2)])
+    assert (failures, processed) == ([], {TP("t", 0): 4})
+
+
+def test_a_delivery_that_fails_is_fatal_and_acknowledges_nothing() -> None:
+    app = App()
+    failures, _ = run(app, Failing, [Message(0, None)])
+    assert isinstance(failures[0], OSError)
+    assert app.consumer.safe == []
