@@ -37,7 +37,7 @@ lint: $(STAMP) ## ruff, mypy, direction of imports, staleness of generated docum
 	$(BIN)/python -m cli.settings_documents --check
 
 test: lint ## Everything CI runs
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 documents: $(STAMP) ## Generate the schemas and the settings documents anew
 	$(BIN)/python -m schemas.documents

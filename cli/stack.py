@@ -76,14 +76,14 @@ def running_stack(
         write: takes the lines of each service's log.
         environment: further variables for the services.
         agents: which to run.
-        keep_data: let the embedded servers save their data at the end, which takes seconds for each 100 MB.
+        keep_data: let the embedded servers save their data, which takes seconds for each 100 MB.
 
     Raises:
         ConfigurationError: a port is taken, or the embedded servers are not installed.
         FatalError: a service did not become ready.
         TransientError: the brokers named by the environment do not answer.
     """
-    embedded = _embedded_servers(ports, data)
+    embedded = _embedded_servers(ports, data, keep_data)
     try:
         variables = _variables(embedded) | (environment or {})
         settings = read_settings(Settings, **_overrides(variables))
@@ -99,10 +99,10 @@ def running_stack(
             supervisor.stop()
     finally:
         if embedded is not None:
-            embedded.stop() if keep_data else embedded.kill()
+            embedded.stop()
 
 
-def _embedded_servers(ports: Ports, data: Path) -> EmbeddedServers | None:
+def _embedded_servers(ports: Ports, data: Path, keep: bool) -> EmbeddedServers | None:
     external = {name for name in ("KAFKA_BOOTSTRAP_SERVERS", "ELASTICSEARCH_URL") if os.environ.get(name)}
     if len(external) == 2:
         return None
@@ -112,7 +112,7 @@ def _embedded_servers(ports: Ports, data: Path) -> EmbeddedServers | None:
                 f"port {port} is taken; stop what uses it, give another with {name} (0: any free one), or set "
                 "KAFKA_BOOTSTRAP_SERVERS and ELASTICSEARCH_URL to use the servers that run there"
             )
-    servers = EmbeddedServers(data, kafka_port=ports.kafka, elasticsearch_port=ports.elasticsearch)
+    servers = EmbeddedServers(data, kafka_port=ports.kafka, elasticsearch_port=ports.elasticsearch, keep=keep)
     servers.start()
     return servers
 

@@ -57,6 +57,7 @@ def temperature(folder: Folder = REFERENCE) -> None:
     """Fit the temperature of the classifier's confidence on held-out images."""
     from training.temperature import calibrate_temperature
 
+    load_model_folder(folder)
     _prepare()
     section = calibrate_temperature(load_model_folder(folder))
     _say(f"temperature {section.temperature}, fitted to {section.images} images ({section.source})")
@@ -80,6 +81,7 @@ def outliers(
     """Train the outlier detector's auto-encoder (half an hour on two cores), and calibrate its threshold."""
     from training.command import OutliersCommand, run_outliers
 
+    _check(folder, report and not without_fashion_mnist)
     _prepare()
     run_outliers(OutliersCommand(folder, false_positive_rate, epochs, latent, calibrate_only, seed, work, anew))
     _report_after(folder, report, without_fashion_mnist)
@@ -102,6 +104,7 @@ def drift(
     """Make the drift detectors: a random encoder, and reference features of held-out images (a minute)."""
     from training.drift import DriftOptions, train_drift
 
+    _check(folder, report and not without_fashion_mnist)
     _prepare()
     options = DriftOptions(
         p_value=p_value,
@@ -134,9 +137,9 @@ def train_all(
     from training.reference_model import WEIGHTS_FILE
     from training.temperature import calibrate_temperature
 
-    _prepare()
     if not without_fashion_mnist:
         fashion_mnist_file()
+    _prepare()
     if (folder / WEIGHTS_FILE).exists():
         _say(f"{folder / WEIGHTS_FILE} is there and kept; `modelwatch train resnet32 --replace` trains it anew")
         calibrate_temperature(load_model_folder(folder))
@@ -157,6 +160,7 @@ def report(
     """Measure every figure of the model card from the folder's files (minutes), and print them."""
     from training.report.command import run_report
 
+    _check(folder, not without_fashion_mnist)
     _prepare()
     measured = run_report(folder, write, not without_fashion_mnist)
     if as_json:
@@ -175,6 +179,15 @@ def _report_after(folder: Path, wanted: bool, without_fashion_mnist: bool) -> No
 
     run_report(folder, True, not without_fashion_mnist)
     _say(f"Measured: {folder / 'MODEL_CARD.md'}")
+
+
+def _check(folder: Path, fashion_mnist: bool) -> None:
+    """What can be known to be missing is said at once, not after TensorFlow's import or half an hour's training."""
+    from training.fashion_mnist import fashion_mnist_file
+
+    load_model_folder(folder)
+    if fashion_mnist:
+        fashion_mnist_file()
 
 
 def _prepare() -> None:

@@ -34,7 +34,11 @@ from schemas.topics import MAX_REQUEST_BYTES
 log = get_logger(__name__)
 
 RECORD_HEADER = "x-modelwatch-record"
-FORWARDED = (CONTENT_TYPE, DEADLINE, TRACEPARENT, CE_ID, CE_TIME)
+FORWARDED = {name: name for name in (CONTENT_TYPE, DEADLINE, TRACEPARENT, CE_ID, CE_TIME)} | {
+    "ce-id": CE_ID,
+    "ce-time": CE_TIME,
+}
+"""HTTP headers that mean what they mean in Kafka; CloudEvents spells its own with a hyphen in HTTP."""
 STATUS = {Reason.UNKNOWN_MODEL: 404, Reason.OVERSIZE: 413, Reason.UNKNOWN_CONTENT_TYPE: 415}
 
 
@@ -219,9 +223,10 @@ class InferenceRoutes:
 def _kafka_headers(request: web.Request, model: str) -> list[tuple[str, bytes | None]]:
     """The headers that mean the same on Kafka, and the model of the path."""
     headers: list[tuple[str, bytes | None]] = [(MODEL, _sent_bytes(model))]
-    for name, value in request.headers.items():
-        if name.lower() in FORWARDED or name.lower().startswith(ATTRIBUTE_PREFIX):
-            headers.append((name.lower(), _sent_bytes(value)))
+    for spelled, value in request.headers.items():
+        name = spelled.lower()
+        if name in FORWARDED or name.startswith(ATTRIBUTE_PREFIX):
+            headers.append((FORWARDED.get(name, name), _sent_bytes(value)))
     if CONTENT_TYPE not in request.headers:
         headers.append((CONTENT_TYPE, JSON))
     return headers

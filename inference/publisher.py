@@ -35,6 +35,14 @@ OVERDUE_SECONDS = 1.0
 a transaction's coordinator, and then it does not keep to the time-out it was given."""
 ABORT_SECONDS = 5.0
 RETRY_SECONDS = 0.1
+HOPELESS = {
+    KafkaError._FENCED,
+    KafkaError._FATAL,  # of a call after the one that told why
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+}
+"""A new producer of this name would meet, or cause, the same again."""
 START_SECONDS = 30.0
 START_TIMEOUT = 1.0
 """Of one attempt to begin: a signal is only seen between two."""
@@ -269,13 +277,19 @@ class Publisher:
 
 
 def _is_fatal(raised: KafkaException) -> bool:
+    """Whether this producer can do nothing more."""
     error = raised.args[0]
     return error.fatal() or error.code() in (KafkaError._FATAL, KafkaError._FENCED)
 
 
 def _translated(raised: KafkaException) -> FatalError | TransientError:
+    """Our error for the producer's: the process ends where a new producer would not help.
+
+    A producer may be at its end for less, for instance where a broker that restarted knows nothing of its transaction
+    any more. The next one goes on from the committed offsets.
+    """
     error = raised.args[0]
-    if _is_fatal(raised):
+    if error.code() in HOPELESS:
         return FatalError(
             f"the transactional producer cannot go on: {error.str()}; if it was fenced, another worker has the same "
             "MODELWATCH_INSTANCE: give each its own"

@@ -1,5 +1,6 @@
 """The composition root of the worker: loads the models, wires the parts together, and lives until told to stop."""
 
+import gc
 import os
 import signal
 import threading
@@ -104,6 +105,9 @@ class Worker:
             self._metrics.model_info.labels(*labels).set(1)
         if (gpu_memory := gpu_memory_reader()) is not None:
             self._metrics.gpu_memory.labels("GPU:0").set_function(gpu_memory)
+        # The framework's million objects stay as long as the process: the collector need not walk them again and again.
+        gc.collect()
+        gc.freeze()
         self._health.ready("models", True)
         return predictors
 

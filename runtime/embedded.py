@@ -1,7 +1,7 @@
 """The embedded broker and record store: two real servers in one child process, for trying out and for tests.
 
-The program comes with the optional extra `local`. It keeps everything in memory and writes it to its data folder
-when it ends, so an end by SIGKILL loses what came since the start.
+The program comes with the optional extra `local`. It keeps everything in memory, and writes all of it to its data
+folder every few seconds in which something changed, and when it ends.
 """
 
 import contextlib
@@ -35,6 +35,8 @@ POLL_SECONDS = 0.05
 PORTS = range(10_240, 32_768)
 """Below the ports that Linux gives to outgoing connections: a client that keeps trying a port of its own machine
 from among those may end up connected to itself, and then no server can bind it again."""
+SAVE_FILES = ("kafka.tmp", "elasticsearch.tmp")
+"""In the data folder: what the program writes its data to before it renames the file."""
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal a process gets when the thread that started it ends."""
 
@@ -142,12 +144,20 @@ class EmbeddedServers:
         data_dir: made if missing; holds the data of an earlier run, and the log.
         kafka_port: 0: any free one; kept over `stop` and `start`.
         elasticsearch_port: likewise.
+        keep: save the data. Under load that takes a whole core, and the more the more there is: each time it is
+            written anew, all of it.
     """
 
     def __init__(
-        self, data_dir: Path, kafka_port: int = 0, elasticsearch_port: int = 0, host: str = "127.0.0.1"
+        self,
+        data_dir: Path,
+        kafka_port: int = 0,
+        elasticsearch_port: int = 0,
+        host: str = "127.0.0.1",
+        keep: bool = True,
     ) -> None:
         kafka_free, elasticsearch_free, self._broker_port = free_ports(3, host)
+        self._keep = keep
         self.data_dir = data_dir
         self.host = host
         self.kafka_port = kafka_port or kafka_free
@@ -179,11 +189,24 @@ class EmbeddedServers:
             _require_free(self.host, port)
         arguments = command(self.data_dir, self._broker_port, self.elasticsearch_port, self.host)
         self.data_dir.mkdir(parents=True, exist_ok=True)
+        self._prepare_saving()
         self._child = self._run(arguments)
         gate = [sys.executable, "-m", "runtime.embedded_gate", self.host, self.kafka_port, self._broker_port]
         self._gate = self._run([str(argument) for argument in gate])
         self._wait_until_ready(self._child, time.monotonic() + timeout)
         log.info("embedded servers started", kafka=self.kafka, elasticsearch=self.elasticsearch)
+
+    def _prepare_saving(self) -> None:
+        """Unless data is to be kept, put a pipe that nobody reads where the program saves.
+
+        There is no option against saving. Its thread for that opens the pipe, holding nothing that others need, and
+        waits for a reader for ever.
+        """
+        for name in SAVE_FILES:
+            path = self.data_dir / name
+            path.unlink(missing_ok=True)
+            if not self._keep and hasattr(os, "mkfifo"):
+                os.mkfifo(path)
 
     def _run(self, arguments: list[str]) -> subprocess.Popen[bytes]:
         with (self.data_dir / LOG_FILE).open("ab") as output:
@@ -194,7 +217,7 @@ class EmbeddedServers:
                 stderr=subprocess.STDOUT,
                 # Ctrl-C in a terminal must not stop the servers before the processes that still write to them.
                 start_new_session=True,
-                preexec_fn=dying_with_parent(signal.SIGTERM),
+                preexec_fn=dying_with_parent(signal.SIGTERM if self._keep else signal.SIGKILL),
             )
 
     def _wait_until_ready(self, child: subprocess.Popen[bytes], deadline: float) -> None:
@@ -211,8 +234,9 @@ class EmbeddedServers:
         )
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
-        """End the servers, which save their data; kill them, losing it, if that takes more than `timeout` seconds."""
-        if self._child is None:
+        """End the servers. They save their data first, if it is to be kept and takes no more than `timeout` seconds."""
+        if self._child is None or not self._keep:
+            self.kill()
             return
         self._child.terminate()
         try:
@@ -222,7 +246,7 @@ class EmbeddedServers:
         self.kill()
 
     def kill(self) -> None:
-        """End the servers at once. What came since `start` is lost."""
+        """End the servers at once. What they have not saved is lost."""
         for child in (self._gate, self._child):
             if child is not None:
                 child.kill()

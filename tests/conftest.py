@@ -64,7 +64,7 @@ def apache_kafka(apache_libraries: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServers]:
     """The embedded broker and store, shared by the session; its data is not kept."""
-    servers = EmbeddedServers(tmp_path_factory.mktemp("embedded"))
+    servers = EmbeddedServers(tmp_path_factory.mktemp("embedded"), keep=False)
     SERVER_LOGS["embedded"] = servers.data_dir
     try:
         servers.start()

@@ -43,7 +43,7 @@ WARM_SHARE = 0.1
 EXPECTED_NULL_RATE = 20_000
 LATENCY_SECONDS = 5.0
 WARM_UP_REQUESTS = 20
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.25
 LOGS = Path("build/bench/logs")
 
 
@@ -71,13 +71,12 @@ def run_bench_worker(seconds: float, formats: list[str], console: Console) -> di
     settings = read_settings(WorkerSettings)
     with tempfile.TemporaryDirectory(prefix="modelwatch-bench-") as folder:
         models = _models(Path(folder) / "models", settings)
-        console.print("Bare model …")
-        bare = {load.name: _bare_rate(load, settings, seconds) for load in loads}
+        bare = BareModel(settings)
         with _stack(Path(folder), models, settings) as stack:
             results = {}
             for load in loads:
                 console.print(f"{load.name} …")
-                results[load.name] = _measure(load, stack, bare[load.name], seconds)
+                results[load.name] = _measure(load, stack, bare, seconds)
     report = {
         "machine": {"cores": os.cpu_count(), "cpu": platform.processor() or platform.machine()},
         "broker": "external" if os.environ.get("KAFKA_BOOTSTRAP_SERVERS") else "embedded",
@@ -115,26 +114,39 @@ def _stack(folder: Path, models: Path, settings: WorkerSettings) -> Iterator[Sta
         yield stack
 
 
-def _bare_rate(load: Load, settings: WorkerSettings, seconds: float) -> float:
+class BareModel:
     """The same compiled model on the same images, decoded before, in full batches, in a loop."""
-    folder = load_model_folders(settings.models)[settings.default_model]
-    specs = {folder.spec.name: folder.spec}
-    headers = [(CONTENT_TYPE, load.payload.content_type.encode())]
-    decoded = [decode_request(value, b"id", headers, 0.0, specs, folder.spec.name).images for value in load.values]
-    size = folder.spec.max_batch
-    batches = [np.concatenate(decoded[start : start + size]) for start in range(0, len(decoded) - size + 1, size)]
-    predictor = load_predictor(folder, settings)
-    predictor.warm_up()
-    count, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        for batch in batches:
-            predictor.predict([batch])
-            count += size
-    return count / (time.perf_counter() - began)
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._folder = load_model_folders(settings.models)[settings.default_model]
+        self._predictor = load_predictor(self._folder, settings)
+        self._predictor.warm_up()
+
+    def rate(self, load: Load, seconds: float) -> float:
+        """Images a second."""
+        spec = self._folder.spec
+        headers = [(CONTENT_TYPE, load.payload.content_type.encode())]
+        decoded = [
+            decode_request(value, b"id", headers, 0.0, {spec.name: spec}, spec.name).images for value in load.values
+        ]
+        size = spec.max_batch
+        batches = [np.concatenate(decoded[start : start + size]) for start in range(0, len(decoded) - size + 1, size)]
+        count, began = 0, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            for batch in batches:
+                self._predictor.predict([batch])
+            count += size * len(batches)
+        return count / (time.perf_counter() - began)
 
 
-def _measure(load: Load, stack: Stack, bare: float, seconds: float) -> dict[str, Any]:
-    pipeline = _pipeline_rate(load, stack, stack.settings.default_model, load.count(seconds, bare))
+def _measure(load: Load, stack: Stack, model: BareModel, seconds: float) -> dict[str, Any]:
+    """The bare model is measured before and after the pipeline: a machine's speed drifts by more than we look for."""
+    with _suspended(stack):
+        before = model.rate(load, seconds)
+    pipeline = _pipeline_rate(load, stack, stack.settings.default_model, load.count(seconds, before))
+    with _suspended(stack):
+        after = model.rate(load, seconds)
+    bare = (before + after) / 2
     null = _pipeline_rate(load, stack, NULL_MODEL, load.count(seconds, EXPECTED_NULL_RATE))
     copy = _copy_rate(load, stack.settings, load.count(seconds, EXPECTED_NULL_RATE))
     return {

@@ -7,11 +7,11 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+import simplejpeg
 from numpy.typing import NDArray
-from PIL.JpegImagePlugin import JpegImageFile
 
 from schemas.model_spec import InputSpec
-from schemas.payloads.pictures import check_size, layout_of, to_array
+from schemas.payloads.pictures import check_size, layout_of
 from schemas.refusal import Reason, Refusal
 
 START, END = b"\xff\xd8", b"\xff\xd9"
@@ -21,6 +21,7 @@ MAX_SCANS = 128
 MAX_SEGMENTS = 1024
 """Segments and fill bytes before the first scan; encoders write about ten."""
 
+_COLOUR_SPACES = {"L": "GRAY", "RGB": "RGB", "RGBA": "RGBA"}
 _SEGMENT = struct.Struct(">BBH")
 _FRAME = struct.Struct(">BHHB")
 _SOS = 0xDA
@@ -41,7 +42,8 @@ class _Walk:
 def decode_jpeg(data: bytes, spec: InputSpec) -> NDArray[Any]:
     """Pixels of a JPEG file in the model's channels, as stored (no EXIF rotation): `(1, *spec.shape)` uint8.
 
-    A file whose coded data was damaged but that is otherwise whole decodes to something: JPEG has no checksums.
+    Whatever libjpeg-turbo would only warn of is refused. Damage that the coding does not show decodes to something:
+    JPEG has no checksums.
 
     Raises:
         Refusal: UNREADABLE_IMAGE, TOO_MANY_PIXELS, WRONG_SHAPE (also CMYK), WRONG_DTYPE (12 bits a sample).
@@ -50,13 +52,18 @@ def decode_jpeg(data: bytes, spec: InputSpec) -> NDArray[Any]:
     if walk.frame is None:
         raise _unreadable("there is no frame header before the first scan")
     precision, height, width, components = walk.frame
-    check_size(width, height, layout_of(spec))
+    layout = layout_of(spec)
+    check_size(width, height, layout)
     if precision != 8:
         raise Refusal(Reason.WRONG_DTYPE, f"{precision} bits a sample; the model takes 8: convert before sending")
     if components not in (1, 3):
         text = f"{components} colour components (CMYK?); 1 or 3 are taken: convert to RGB before sending"
         raise Refusal(Reason.WRONG_SHAPE, text)
-    return to_array(JpegImageFile, b"".join(walk.kept), False, spec)
+    try:
+        pixels: NDArray[Any] = simplejpeg.decode_jpeg(b"".join(walk.kept), _COLOUR_SPACES[layout.mode], strict=True)
+    except ValueError as error:
+        raise Refusal(Reason.UNREADABLE_IMAGE, f"cannot be decoded: {str(error)[:200]}") from error
+    return pixels.reshape(1, *spec.shape)
 
 
 def _unreadable(text: str) -> Refusal:

@@ -25,10 +25,11 @@ MAX_CHUNKS = 4096
 
 _CHUNK = struct.Struct(">I4s")
 _IHDR = struct.Struct(">IIBBBBB")
+_STORED = struct.Struct("<BHH")
+_MAX_STORED = 0xFFFF
 _OVERHEAD = 12  # length, type and checksum of a chunk
 _ONCE = (b"IHDR", b"PLTE", b"tRNS", b"IEND")
 _KEPT = frozenset((*_ONCE, b"IDAT"))
-_KEPT_PLAIN = _KEPT - {b"PLTE"}  # in an RGB picture a palette is only a suggestion
 _LAST_FILTER = 4
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
 _DEPTHS = {_GREY: (1, 2, 4, 8, 16), _RGB: (8, 16), _PALETTE: (1, 2, 4, 8), _GREY_ALPHA: (8, 16), _RGB_ALPHA: (8, 16)}
@@ -63,23 +64,27 @@ def decode_png(data: bytes, spec: InputSpec) -> NDArray[Any]:
     length = _stream_length(width, height, depth * _SAMPLES[colour], interlaced)
     stream = _check_pixels(data, chunks, length)
     plain = colour == _RGB and depth == 8 and not interlaced and b"tRNS" not in kinds
-    kept = _KEPT_PLAIN if plain else _KEPT
-    if not kept.issuperset(kinds):
-        data = SIGNATURE + b"".join(data[c.start : c.end] for c in chunks if c.kind in kept)
     if plain and layout_of(spec).mode == "RGB":
-        return _decode_plain(data, stream[:: length // height], spec)
+        return _decode_plain(data[chunks[0].start : chunks[0].end], stream, stream[:: length // height], spec)
+    if not _KEPT.issuperset(kinds):
+        data = SIGNATURE + b"".join(data[c.start : c.end] for c in chunks if c.kind in _KEPT)
     alpha = colour in (_GREY_ALPHA, _RGB_ALPHA) or b"tRNS" in kinds
     return to_array(PngImageFile, data, alpha, spec)
 
 
-def _decode_plain(data: bytes, filters: bytes, spec: InputSpec) -> NDArray[Any]:
+def _decode_plain(header: bytes, stream: bytes, filters: bytes, spec: InputSpec) -> NDArray[Any]:
     """Decode the commonest kind, 8-bit RGB, with OpenCV: twice as fast as Pillow, and as strict once all is verified.
 
+    It is given the pixel stream without compression, which was undone before by a faster library than its own.
+
     Args:
+        header: the chunk IHDR.
+        stream: the decompressed pixel stream.
         filters: the filter byte of each row, all that is left which a decoder could object to.
     """
     if max(filters) > _LAST_FILTER:
         raise _unreadable(f"row filter {max(filters)} is unknown")
+    data = SIGNATURE + header + _chunk(b"IDAT", _stored(stream)) + _IEND
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
@@ -87,6 +92,24 @@ def _decode_plain(data: bytes, filters: bytes, spec: InputSpec) -> NDArray[Any]:
     if pixels is None:
         raise _unreadable("the decoder refused it")
     return pixels.reshape(1, *spec.shape)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    body = kind + content
+    return len(content).to_bytes(4, "big") + body + isal_zlib.crc32(body).to_bytes(4, "big")
+
+
+_IEND = _chunk(b"IEND", b"")
+
+
+def _stored(stream: bytes) -> bytes:
+    """A zlib stream of blocks without compression (RFC 1950, section 2.2; RFC 1951, section 3.2.4)."""
+    blocks = [b"\x78\x01"]
+    for start in range(0, len(stream), _MAX_STORED):
+        block = stream[start : start + _MAX_STORED]
+        is_last = start + _MAX_STORED >= len(stream)
+        blocks += [_STORED.pack(is_last, len(block), len(block) ^ 0xFFFF), block]
+    return b"".join((*blocks, isal_zlib.adler32(stream).to_bytes(4, "big")))
 
 
 def _unreadable(text: str) -> Refusal:

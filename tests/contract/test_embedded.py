@@ -1,9 +1,11 @@
 """The embedded servers' child process: how it starts, ends, keeps its data, and says what is wrong."""
 
 import importlib.util
+import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -14,6 +16,9 @@ from runtime.embedded import EmbeddedServers, free_ports, ready
 from runtime.errors import ConfigurationError, FatalError
 from runtime.kafka import cluster_topics, create_topics
 from runtime.settings import Settings
+
+SAVES_WITHIN = 3.0
+"""The program saves what changed after two seconds at the latest."""
 
 
 def settings(servers: EmbeddedServers) -> Settings:
@@ -82,3 +87,18 @@ def test_free_ports_are_distinct_and_below_those_of_outgoing_connections() -> No
     ports = free_ports(50)
     assert len(set(ports)) == 50
     assert all(port in embedded.PORTS for port in ports)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="only systems with named pipes keep the program from saving")
+def test_servers_that_keep_nothing_work_without_saving_and_their_folder_can_be_used_again(tmp_path: Path) -> None:
+    servers = EmbeddedServers(tmp_path, keep=False)
+    with servers:
+        created = create_topics(settings(servers))
+        time.sleep(SAVES_WITHIN)
+        assert (tmp_path / "kafka.tmp").is_fifo() and not (tmp_path / "kafka.json").exists()
+        assert set(created) <= set(cluster_topics(settings(servers)))
+    assert not ready(servers.kafka_port, servers.elasticsearch_port)
+    with EmbeddedServers(tmp_path) as keeping:
+        assert not set(created) & set(cluster_topics(settings(keeping)))
+        create_topics(settings(keeping))
+    assert (tmp_path / "kafka.json").is_file()

@@ -103,7 +103,7 @@ def bootstrap(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "apache":
         yield request.getfixturevalue("own_kafka").bootstrap
         return
-    with EmbeddedServers(tmp_path / "embedded") as servers:
+    with EmbeddedServers(tmp_path / "embedded", keep=False) as servers:
         kafka.create_topics(Settings(kafka_bootstrap_servers=servers.kafka, kafka_partitions=PARTITIONS))
         yield servers.kafka
         servers.kill()

@@ -1,6 +1,7 @@
 """One worker with the reference model a broker: TensorFlow's start takes most of the time of these tests."""
 
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from tests.integration.workers import PROJECT, WorkerProcess
 from training.datasets import TRUCK_INDEX, load_split
 
 MODEL = "cifar10-resnet32"
-GROUP = "integration"
 
 
 @pytest.fixture(scope="session")
@@ -64,9 +64,11 @@ def traffic(broker_settings: Settings) -> Iterator[Traffic]:
 def _shared_worker(
     broker: Broker, traffic: Traffic, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WorkerProcess]:
-    process = WorkerProcess(broker.bootstrap, tmp_path_factory.mktemp("worker"), f"{GROUP}-{broker.name}", GROUP)
+    # A group of its own each time: the worker before it may not have left the last one yet.
+    group = f"integration-{uuid.uuid4().hex[:12]}"
+    process = WorkerProcess(broker.bootstrap, tmp_path_factory.mktemp("worker"), group, group)
     SERVER_LOGS["worker"] = process.log
-    traffic.skip(GROUP)
+    traffic.skip(group)
     yield process
     process.kill()
 

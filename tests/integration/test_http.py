@@ -117,7 +117,7 @@ def test_every_answer_is_recorded_once_unless_the_caller_says_no(
 ) -> None:
     bodies = {V2: encode_v2(truck[np.newaxis]), V1: encode_v1(truck)}
     for path, body in bodies.items():
-        named = {"ce_id": f"{unique}{path}"}
+        named = {"ce-id": f"{unique}{path}"}
         assert ask(worker, path, body, JSON, named | QUIET).status == 200
         quiet = orjson.dumps(orjson.loads(body) | {"parameters": {"record": False}})
         for content_type in (JSON, "application/json; charset=utf-8", None):

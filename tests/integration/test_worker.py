@@ -20,7 +20,7 @@ from schemas.messages import Outcome
 from schemas.payloads.encode import FORMATS, encode_json, encode_npy, encode_png
 from schemas.topics import REQUESTS
 from tests.conftest import Broker
-from tests.integration.conftest import GROUP, MODEL
+from tests.integration.conftest import MODEL
 from tests.integration.traffic import Traffic, key_of, pair_of
 from tests.integration.workers import PROJECT, WorkerProcess
 from tests.servers.messages import committed
@@ -297,7 +297,7 @@ def test_a_worker_told_to_stop_in_the_middle_of_a_stream_loses_and_repeats_nothi
     assert time.monotonic() - began < 10
     answered = sum(key_of(message).startswith(unique) for message in traffic.seen["inference.pairs"])
     assert answered < len(ids), "all were answered before the worker was told to stop: nothing was shown"
-    second = WorkerProcess(broker.bootstrap, tmp_path, worker.name, GROUP, null_models).start()
+    second = WorkerProcess(broker.bootstrap, tmp_path, worker.name, worker.group, null_models).start()
     try:
         pairs = traffic.pairs(ids)
         assert second.wait_ready().stop() == 0, second.last_words()
@@ -305,4 +305,4 @@ def test_a_worker_told_to_stop_in_the_middle_of_a_stream_loses_and_repeats_nothi
         second.kill()
     versions = [pair_of(message).response.device for message in pairs.values()]
     assert 0 < versions.count("none") < len(ids), "both workers answered some"
-    assert committed(traffic.settings, GROUP, REQUESTS.name, PARTITIONS) == traffic.end_of(REQUESTS.name)
+    assert committed(traffic.settings, worker.group, REQUESTS.name, PARTITIONS) == traffic.end_of(REQUESTS.name)

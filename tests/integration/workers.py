@@ -48,6 +48,7 @@ class WorkerProcess:
     ) -> None:
         port = free_ports(1)[0]
         self.name = name
+        self.group = group
         self._module = module
         self.url = f"http://127.0.0.1:{port}"
         self.log = folder / f"{name}.log"

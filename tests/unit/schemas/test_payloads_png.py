@@ -37,6 +37,16 @@ def test_every_flipped_bit_is_seen() -> None:
         assert refusal_of(bytes(damaged), PNG).reason is Reason.UNREADABLE_IMAGE
 
 
+@pytest.mark.parametrize("height", [1, 339, 340, 1100])
+def test_pictures_of_any_size_are_decoded_exactly(height: int) -> None:
+    # A row of the stream has 193 bytes: 339 rows just fit into one stored block, 340 do not.
+    image = RNG.integers(0, 255, (height, 64, 3), dtype=np.uint8)
+    tall = spec_of(height, 64, 3)
+    assert np.array_equal(decode(encode_png(image), PNG, spec=tall).images[0], image)
+    smooth = np.repeat(np.arange(height, dtype=np.uint8)[:, None, None], 64, axis=1).repeat(3, axis=2)
+    assert np.array_equal(decode(encode_png(smooth), PNG, spec=tall).images[0], smooth)
+
+
 def test_every_truncation_is_seen() -> None:
     for length in range(1, len(GOOD)):
         assert refusal_of(GOOD[:length], PNG).reason is Reason.UNREADABLE_IMAGE
