@@ -16,13 +16,15 @@ from rich.table import Table
 from cli.demo_feedback import ENVIRONMENT, FeedbackAct
 from cli.demo_monitoring import Monitoring
 from cli.demo_verdict import Verdict
+from cli.explain import ask
 from cli.log_output import LogFiles
 from cli.produce import ProduceOptions, Sent, send
 from cli.stack import Ports, Stack, running_stack
 from cli.topic_reader import read_topic
 from runtime.errors import TransientError
 from runtime.model_folder import load_model_folders
-from schemas.messages import InferencePair
+from schemas.base import utc_now
+from schemas.messages import ExplanationRequest, InferencePair
 from schemas.pairs import read_pair
 from schemas.payloads.encode import encode_v1, encode_v2
 from schemas.topics import DEAD_LETTERS, PAIRS
@@ -32,6 +34,8 @@ BAD_MESSAGES = 21
 PAIR_SECONDS = 120.0
 ACCURACY_MARGIN = 0.02
 HTTP_REQUESTS = 20
+EXPLANATION_PRECISION = 0.95
+EXPLANATION_SECONDS = 30.0
 RECORD_OFF = {"x-modelwatch-record": "false"}
 
 
@@ -52,7 +56,7 @@ def run_demo(images: int, output: Path) -> bool:
             Ports(0, 0, 0, 0), output / "servers", 1, LogFiles(output / "logs"), environment=environment
         ) as stack:
             verdict.seconds["start"] = time.monotonic() - began - verdict.seconds["data"]
-            _story(stack, images, verdict, console)
+            _story(stack, images, verdict, output, console)
     finally:
         shutil.rmtree(output / "servers", ignore_errors=True)
         verdict.seconds["total"] = time.monotonic() - began
@@ -62,7 +66,7 @@ def run_demo(images: int, output: Path) -> bool:
     return verdict.ok
 
 
-def _story(stack: Stack, images: int, verdict: Verdict, console: Console) -> None:
+def _story(stack: Stack, images: int, verdict: Verdict, output: Path, console: Console) -> None:
     console.print(f"Streaming {images} test images, {BAD_MESSAGES} bad messages, the truck, and the truck masked …")
     sent = send(ProduceOptions("cifar10", images, bad=BAD_MESSAGES, prefix="demo"), stack.settings, console)
     stream = _pairs(stack, sent.request_ids)
@@ -94,6 +98,7 @@ def _story(stack: Stack, images: int, verdict: Verdict, console: Console) -> Non
     monitoring.check_masks()
     _check_answers(verdict, stack, sent, by_id)
     _check_truck(verdict, stack, by_id[truck.request_ids[0]])
+    _check_explanation(verdict, stack, truck.request_ids[0], output, console)
     answered = [pair.response.answered_at.timestamp() for pair in stream]
     took = max(answered) - min(pair.request.sent_at.timestamp() for pair in stream)
     verdict.seconds["stream"] = took
@@ -204,6 +209,23 @@ def _check_truck(verdict: Verdict, stack: Stack, pair: InferencePair) -> None:
         )
         predicted = int(np.argmax(probabilities)) if probabilities else None
         verdict.check(f"the truck by HTTP ({name})", "class 9", f"class {predicted}", predicted == 9)
+
+
+def _check_explanation(verdict: Verdict, stack: Stack, request_id: str, output: Path, console: Console) -> None:
+    """The truck's, asked by the id of its request; its picture goes beside the report."""
+    question = ExplanationRequest(request_id=request_id, asked_by="modelwatch demo", asked_at=utc_now())
+    [answer] = ask(stack.settings, [question], EXPLANATION_SECONDS, console)
+    if answer.overlay_png is not None:
+        (output / "truck.png").write_bytes(answer.overlay_png)
+    verdict.seconds["explanation"] = answer.seconds
+    precision = answer.precision or 0.0
+    observed = f"precision {precision:.3f}, coverage {answer.coverage or 0.0:.3f}, {len(answer.anchor or ())} segments"
+    verdict.check(
+        "the truck's explanation holds",
+        f"an anchor of precision >= {EXPLANATION_PRECISION}",
+        observed if answer.outcome == "ok" else f"{answer.outcome}: {answer.reason}",
+        answer.outcome == "ok" and bool(answer.anchor) and precision >= EXPLANATION_PRECISION,
+    )
 
 
 def card_figures(stack: Stack) -> dict[str, float]:

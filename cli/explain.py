@@ -78,9 +78,17 @@ def run_explain(options: ExplainOptions, as_json: bool) -> bool:
 
 
 def ask(
-    settings: Settings, questions: Sequence[ExplanationRequest], timeout: float, console: Console
+    settings: Settings,
+    questions: Sequence[ExplanationRequest],
+    timeout: float,
+    console: Console,
+    at_once: int = AT_ONCE,
 ) -> list[Explanation]:
     """Send questions and wait for the answer to each, in order.
+
+    Args:
+        timeout: seconds from when a question is sent to its deadline.
+        at_once: unanswered questions at any time.
 
     Raises:
         TransientError: the brokers do not answer, the topic is missing, or an answer does not come in time.
@@ -90,7 +98,7 @@ def ask(
         raise TransientError(f"topics are missing: {', '.join(sorted(missing))}; run `modelwatch setup`")
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("Explaining", total=len(questions))
-        conversation = _Conversation(settings, timeout)
+        conversation = _Conversation(settings, timeout, at_once)
         try:
             for answered in conversation.run(questions):
                 progress.update(bar, completed=answered)
@@ -102,8 +110,9 @@ def ask(
 class _Conversation:
     """Questions sent and answers read; an answer names the place of its question in the log."""
 
-    def __init__(self, settings: Settings, timeout: float) -> None:
+    def __init__(self, settings: Settings, timeout: float, at_once: int) -> None:
         self._timeout = timeout
+        self._at_once = at_once
         self._producer = kafka.producer(settings)
         self._guard = kafka.DeliveryGuard()
         self._consumer = kafka.assigned_consumer(settings)
@@ -127,7 +136,7 @@ class _Conversation:
         """Send and read until all are answered; yields how many are."""
         last = time.monotonic()
         while len(self._found) < len(questions):
-            while self._sent < len(questions) and self._sent - len(self._found) < AT_ONCE:
+            while self._sent < len(questions) and self._sent - len(self._found) < self._at_once:
                 self._send(self._sent, questions[self._sent])
                 self._sent += 1
             self._producer.poll(0)

@@ -244,6 +244,32 @@ def bench_confusion(
         typer.echo(json.dumps(report, indent=2))
 
 
+@bench_app.command("explanations")
+def bench_explanations(
+    images: Annotated[int, typer.Option(min=2, help="Images to explain, the truck among them.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Anchors beside alibi's own, of the same images, model and seed; and the agent with eight questions at once."""
+    from cli.bench.explanations import run_bench_explanations
+
+    report = run_bench_explanations(images, Console(stderr=True))
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+
+
+@bench_app.command("explanation-quality")
+def bench_explanation_quality(
+    images: Annotated[int, typer.Option(min=1, help="Test images to explain under each setting.")] = 200,
+    as_json: Json = False,
+) -> None:
+    """How informative anchors are under each of several settings, with precision estimated anew on fresh draws."""
+    from cli.bench.explanation_quality import run_quality
+
+    report = run_quality(images, Console(stderr=True))
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+
+
 def main() -> None:
     """Entry point: a user's mistake ends in one line, not a traceback."""
     quieten()

@@ -154,15 +154,8 @@ def _services(ports: Ports, workers: int, agents: Sequence[str], variables: dict
         port = ports.agents + index if ports.agents else free_ports(1)[0]
         if not port_is_free(port):
             raise ConfigurationError(f"port {port} is taken; stop what uses it or give another with --agents-port")
-        environment = (
-            asked
-            | variables
-            | {
-                "MODELWATCH_INSTANCE": f"{name}-0",
-                "MODELWATCH_PORT": str(port),
-                "MODELWATCH_HOST": "127.0.0.1",
-            }
-        )
+        own = {"MODELWATCH_INSTANCE": f"{name}-0", "MODELWATCH_PORT": str(port), "MODELWATCH_HOST": "127.0.0.1"}
+        environment = asked | variables | own
         yield Service(name, ["-m", f"agents.{name}"], f"http://127.0.0.1:{port}", environment)
 
 

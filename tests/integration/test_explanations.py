@@ -325,7 +325,9 @@ def test_a_worker_killed_and_an_agent_stopped_delay_and_lose_nothing(
     assert agent.stop() == 0  # twelve are in hand: they are left to the next start
     agent.start()
     found = talk.answers(f"{name}-", count=16)
-    assert sorted(one.request_id for one in found) == sorted(names)
+    first = {one.request_id: one for one in reversed(found)}
+    assert sorted(first) == sorted(names)
+    assert all(one == first[one.request_id] for one in found)  # who is told twice is told the same: what is recorded
     assert {one.outcome for one in found if one not in timeouts} == {"ok"}
     records = Store(servers.elasticsearch).all("inferences", ["explanation.anchors.outcome"])
     written = {one: records[one]["explanation"]["anchors"]["outcome"] for one in names}
