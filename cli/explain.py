@@ -13,7 +13,7 @@ import uuid_utils
 from confluent_kafka import TopicPartition
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 from cli.sources import SUFFIXES
 from elasticsearch import ApiError, Elasticsearch, TransportError
@@ -37,6 +37,7 @@ GRACE_SECONDS = 5.0
 MAX_OUTLIERS = 10_000
 FLUSH_SECONDS = 30.0
 EXPLAINED = ("ok", "no_anchor")
+COLUMNS = ("answer", "outcome", "precision", "coverage", "segments", "evaluations", "seconds")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -303,7 +304,7 @@ def _segments(answer: Explanation) -> int | None:
 
 
 def _print(console: Console, answers: Sequence[Explanation], folder: Path) -> None:
-    table = Table("id", "answer", "outcome", "precision", "coverage", "segments", "evaluations", "seconds", box=None)
+    table = Table(Column("id", overflow="fold"), *(Column(name, no_wrap=True) for name in COLUMNS), box=None)
     for answer in answers:
         held = "" if answer.anchor is None else f"{len(answer.anchor)} of {_segments(answer)}"
         figures = ("" if one is None else f"{one:.3f}" for one in (answer.precision, answer.coverage))
