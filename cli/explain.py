@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -208,16 +208,26 @@ def _questions(options: ExplainOptions, settings: Settings) -> Iterator[Explanat
         yield ExplanationRequest(request_id=str(request_id), **fields)
 
 
-def _checked_options(options: ExplainOptions) -> Mapping[str, Scalar]:
+def read_pairs(texts: Iterable[str]) -> dict[str, Scalar]:
+    """Options from texts NAME=VALUE; a value that is no number, `true` or `false` is taken as it is.
+
+    Raises:
+        ConfigurationError: a text without `=`.
+    """
     chosen: dict[str, Scalar] = {}
-    for text in options.options:
+    for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise ConfigurationError(f"--option {text!r} is not NAME=VALUE, such as preset=article or n_segments=12")
+            raise ConfigurationError(f"option {text!r} is not NAME=VALUE, such as preset=article or n_segments=12")
         try:
             chosen[name] = orjson.loads(value)
         except orjson.JSONDecodeError:
             chosen[name] = value
+    return chosen
+
+
+def _checked_options(options: ExplainOptions) -> Mapping[str, Scalar]:
+    chosen = read_pairs(options.options)
     try:
         read_options(options.method, chosen)
     except Refusal as refusal:

@@ -260,12 +260,18 @@ def bench_explanations(
 @bench_app.command("explanation-quality")
 def bench_explanation_quality(
     images: Annotated[int, typer.Option(min=1, help="Test images to explain under each setting.")] = 200,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE,…", help="Options of the anchors to try; repeatable; default: a list of ours."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """How informative anchors are under each of several settings, with precision estimated anew on fresh draws."""
     from cli.bench.explanation_quality import run_quality
 
-    report = run_quality(images, Console(stderr=True))
+    report = run_quality(images, setting or (), Console(stderr=True))
     if as_json:
         typer.echo(json.dumps(report, indent=2))
 

@@ -16,10 +16,12 @@ from agents.explanations.explainer import Answer, AskedModel, Predict
 from agents.explanations.mask_sampler import MaskSampler
 from agents.explanations.perturbation import backgrounds
 from agents.explanations.private_model import load_private_model
+from cli.explain import read_pairs
 from runtime.errors import ConfigurationError
 from runtime.model_folder import load_model_folders
 from runtime.settings import Settings, read_settings
 from schemas.explanation_options import AnchorOptions, Scalar, read_options
+from schemas.refusal import Refusal
 from training.datasets import TRUCK_INDEX, load_cifar10
 
 TRIED: Sequence[Mapping[str, Scalar]] = (
@@ -30,6 +32,7 @@ TRIED: Sequence[Mapping[str, Scalar]] = (
     {"perturbation": "blur", "n_segments": 8, "threshold": 0.98},
     {"perturbation": "noise", "n_segments": 5, "backgrounds": 4, "threshold": 0.98},
     {"perturbation": "noise", "n_segments": 8, "backgrounds": 1, "threshold": 0.98},
+    {"perturbation": "noise", "n_segments": 8, "backgrounds": 4, "threshold": 0.95},
     {"perturbation": "noise", "n_segments": 8, "backgrounds": 4, "threshold": 0.98},
     {"perturbation": "noise", "n_segments": 8, "backgrounds": 16, "threshold": 0.98},
     {"perturbation": "backgrounds", "n_segments": 8, "backgrounds": 8, "threshold": 0.98},
@@ -69,8 +72,16 @@ class Tried:
         return self.fresh >= PRECISION
 
 
-def run_quality(images: int, console: Console) -> dict[str, Any]:
-    """Try each setting on `images` test images and on the truck, with the model in this process; print a table."""
+def run_quality(images: int, chosen_settings: Sequence[str], console: Console) -> dict[str, Any]:
+    """Try settings on `images` test images and on the truck, with the model in this process; print a table.
+
+    Args:
+        chosen_settings: each `NAME=VALUE,NAME=VALUE`; empty: `TRIED`, and alibi itself.
+
+    Raises:
+        ConfigurationError: no image, or a setting that the method does not have.
+    """
+    tried_settings = [read_setting(text) for text in chosen_settings] or TRIED
     if images < 1:
         raise ConfigurationError(f"--images is {images}; at least one is needed")
     settings = read_settings(Settings)
@@ -79,16 +90,30 @@ def run_quality(images: int, console: Console) -> dict[str, Any]:
     chosen = data.test_images[np.sort(chance.permutation(len(data.test_images))[:images])]
     others = np.array(data.train_images[np.sort(chance.permutation(45_000)[: 2 * FRESH_BACKGROUNDS])])
     pictures = [one.astype(np.float32) / np.float32(255) for one in (data.train_images[TRUCK_INDEX], *chosen)]
-    rows = [_unshifted_row(pictures, predict, console)]
-    for options in TRIED:
+    rows = [] if chosen_settings else [_unshifted_row(pictures, predict, console)]
+    for options in tried_settings:
         tried = [
             _try(image, options, predict, others)
             for image in track(pictures, _name(options), console=console, transient=True)
         ]
         rows.append(_row(options, tried[0], tried[1:]))
-        console.print(rows[-1], highlight=False)
+        console.print(f"{rows[-1]['setting']}: {rows[-1]['not_empty_and_precise']:.1%} not empty and precise")
     console.print(_table(rows))
     return {"images": images, "fresh_perturbations": FRESH, "settings": rows}
+
+
+def read_setting(text: str) -> Mapping[str, Scalar]:
+    """Options of the anchors from `NAME=VALUE,NAME=VALUE`.
+
+    Raises:
+        ConfigurationError: they are none.
+    """
+    options = read_pairs(text.split(","))
+    try:
+        read_options("anchors", options)
+    except Refusal as refusal:
+        raise ConfigurationError(f"--setting {text!r}: {refusal.detail}") from refusal
+    return options
 
 
 def _name(options: Mapping[str, Scalar]) -> str:
@@ -172,7 +197,6 @@ def _unshifted_row(pictures: Sequence[Any], predict: Predict, console: Console) 
         "seconds_p95": round(float(np.percentile(seconds[1:], 95)), 3),
         "truck": {"outcome": "empty" if empty[0] else "ok"},
     }
-    console.print(row, highlight=False)
     return row
 
 
