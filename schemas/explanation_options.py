@@ -26,14 +26,14 @@ class AnchorOptions(Contract):
     compactness: float = Field(20.0, gt=0, le=10_000, description="SLIC: nearness in space against likeness in colour")
     sigma: float = Field(0.5, ge=0, le=10, description="SLIC: smoothing before, in pixels")
     perturbation: Perturbation = Field(
-        "noise",
+        "blur",
         description="What absent segments show: their `mean` colour, the image after a `blur`, uniform `noise`, or "
         "`backgrounds`: other images",
     )
     backgrounds: int = Field(
         4, ge=1, le=MAX_BACKGROUNDS, description="How many different noises or other images take turns"
     )
-    threshold: float = Field(0.95, gt=0, lt=1, description="Least precision of an anchor")
+    threshold: float = Field(0.98, gt=0, lt=1, description="Least precision of an anchor")
     p_sample: float = Field(0.5, gt=0, lt=1, description="Chance of each segment to be absent")
     tau: float = Field(0.15, gt=0, lt=1, description="Precision within which one candidate is as good as the best")
     delta: float = Field(0.1, gt=0, lt=1, description="Chance of a wrong decision between candidates")
