@@ -48,6 +48,7 @@ bench: $(STAMP) ## Measure the worker and the agents; figures go to bench/*.json
 	$(BIN)/modelwatch bench outliers --json > bench/outliers.json
 	$(BIN)/modelwatch bench drift --json > bench/drift.json
 	$(BIN)/modelwatch bench confusion --json > bench/confusion.json
+	$(BIN)/modelwatch bench explanations --json > bench/explanations.json
 
 lock: $(STAMP) ## Resolve requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --universal \
