@@ -37,9 +37,11 @@ def _print_urls(console: Console, stack: Stack) -> None:
         console.print(f"  {name:<15} {url}  (/metrics, /health/ready{more})", highlight=False)
     console.print(
         f"Try, in another terminal:\n  export KAFKA_BOOTSTRAP_SERVERS={stack.settings.kafka_bootstrap_servers}\n"
+        f"  export ELASTICSEARCH_URL={stack.settings.elasticsearch_url}\n"
         "  modelwatch produce cifar10 --count 1000 --prefix try\n"
         "  modelwatch feedback --prefix try\n"
-        "  modelwatch pairs",
+        "  modelwatch pairs --no-follow\n"
+        "  modelwatch explain --all-outliers",
         highlight=False,
     )
     console.rule()

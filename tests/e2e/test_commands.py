@@ -34,7 +34,8 @@ def test_the_demo_holds_and_says_so(tmp_path: Path) -> None:
     assert all(set(check) == {"name", "expected", "observed", "ok"} and check["ok"] for check in report["checks"])
     names = {check["name"] for check in report["checks"]}
     assert {"the truck is a truck", "every request has exactly one pair", "1000 × clean", "1000 × pixelate"} <= names
-    assert "rolling accuracy follows feedback at 40%" in names
+    assert {"rolling accuracy follows feedback at 40%", "the truck's explanation holds"} <= names
+    assert (tmp_path / "truck.png").read_bytes().startswith(b"\x89PNG")
     assert report["counts"]["pairs"] == report["counts"]["sent"] == 7011
     assert report["counts"]["dead_letters"] == report["counts"]["bad_sent"] > 0
     assert report["seconds"]["total"] > 0
@@ -93,6 +94,19 @@ def test_produced_images_are_shown_as_pairs(pipeline: tuple[subprocess.Popen[str
             break
     assert len(ours) == 3, shown.stdout + shown.stderr
     assert {pair["response"]["label"] for pair in ours} == {"truck"}
+
+
+def test_an_answer_is_explained_by_its_id(pipeline: tuple[subprocess.Popen[str], str], tmp_path: Path) -> None:
+    server = {"KAFKA_BOOTSTRAP_SERVERS": pipeline[1]}
+    assert run("produce", "truck", "--count", "1", "--prefix", "why", **server).returncode == 0
+    name = "why-truck-00000-00000"
+    done = run("explain", name, "--json", "--output", str(tmp_path), "--timeout", "60", **server)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [answer] = json.loads(done.stdout)
+    assert (answer["outcome"], answer["label"]) == ("ok", "truck") and answer["precision"] >= 0.95 and answer["anchor"]
+    assert Path(answer["overlay"]).read_bytes().startswith(b"\x89PNG")
+    other = run("explain", "nobody", "--output", str(tmp_path), **server)
+    assert other.returncode == 1 and "no pair of id nobody" in other.stdout
 
 
 def test_every_corruption_and_the_mask_can_be_produced(pipeline: tuple[subprocess.Popen[str], str]) -> None:

@@ -16,7 +16,9 @@ import pytest
 import yaml
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 from numpy.typing import NDArray
+from rich.console import Console
 
+from cli.explain import ExplainOptions, _questions, ask
 from runtime import kafka
 from runtime.embedded import EmbeddedServers
 from runtime.model_folder import load_model_folders, write_checksums
@@ -257,6 +259,24 @@ def test_each_thing_that_cannot_be_explained_has_its_outcome_and_reason(
         answer = found[f"{name}-{case}"]
         assert (answer.outcome, said in (answer.reason or "")) == (outcome, True), answer
     assert not [one for one in read(talk.settings, DEAD_LETTERS.name) if (one.key() or b"").startswith(name.encode())]
+
+
+def test_the_command_asks_about_every_pair_that_was_flagged_lately(
+    talk: Talk, servers: EmbeddedServers, truck: NDArray[np.uint8], name: str
+) -> None:
+    now, store, index = utc_now(), Store(servers.elasticsearch), index_of_day(INFERENCES, utc_now())
+    for case, flagged, hours in (("flagged", True, 0), ("passed", False, 0), ("old", True, 2), ("other", True, 0)):
+        talk.record(servers, f"{name}-{case}", truck)
+        fields = {
+            "@timestamp": (now - timedelta(hours=hours)).isoformat(),
+            "model": "another" if case == "other" else MODEL,
+            "outlier": {"is_outlier": flagged},
+        }
+        store.call("POST", f"{index}/_update/{name}-{case}?refresh=true", {"doc": fields})
+    questions = list(_questions(ExplainOptions(all_outliers=True, model=MODEL, method="occlusion"), talk.settings))
+    assert [one.request_id for one in questions] == [f"{name}-flagged"]
+    [answer] = ask(talk.settings, questions, SECONDS, Console(quiet=True))
+    assert (answer.request_id, answer.outcome, answer.label) == (f"{name}-flagged", "ok", "truck")
 
 
 def test_what_is_no_question_is_whole_in_the_dead_letters_and_its_key_is_told(talk: Talk, name: str) -> None:
