@@ -1,7 +1,7 @@
 """The law of the join: whatever order, repetition, kills and take-overs, its counts are those of the final truth."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -244,3 +244,13 @@ def test_all_sums_are_the_same_whatever_happened(history: Any, chance: random.Ra
     for sums in [*disturbed.windows.values(), *disturbed.fold.sums.values()]:
         add(parts, sums)
     assert parts == disturbed.totals["m", "1"]
+
+
+def test_feedback_that_is_read_ahead_pushes_no_pair_out() -> None:
+    join = PartitionJoin(MemoryStore(), latest([], 0), {"m": SPEC}, replace(LIMITS, max_entries=4))
+    join.apply([(f"id-{offset}", Entry(half(0, offset, 0.0))) for offset in range(4)])
+    join.apply([(f"ahead-{offset}", Entry(None, (Truth(0.0, offset, 0, 1),), 0.0, 1.0)) for offset in range(9)])
+    assert join.expire(0.0) == {}
+    join.apply([(f"id-{offset}", Entry(half(0, offset, 0.0))) for offset in range(4, 6)])
+    assert set(join.expire(0.0)) == {"id-0", "id-1"}
+    assert join.entries == 4 + 9
