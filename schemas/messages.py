@@ -222,6 +222,15 @@ class Rates(Contract):
     f1: Probability | None = None
 
 
+class ValueFigures(Contract):
+    """Figures of the requests that share a value of the attribute by which the model is broken down."""
+
+    size: int = Field(ge=0, description="Pairs, labelled or not")
+    labelled: int = Field(ge=0)
+    correct: int = Field(ge=0, description="Labelled pairs that were answered rightly")
+    accuracy: Probability | None = None
+
+
 class PerformanceReport(Message):
     """How right a model was over one window of joined pairs and feedback.
 
@@ -242,6 +251,10 @@ class PerformanceReport(Message):
     accuracy: Probability | None = None
     by_class: dict[str, ClassFigures] = Field(
         default_factory=dict, description="Classes that were the truth or the answer of any labelled pair"
+    )
+    by_value: dict[str, ValueFigures] = Field(
+        default_factory=dict,
+        description="By value of the attribute that `breakdown` of model.yaml names; `other`: unlisted; `none`: absent",
     )
     macro: Rates | None = Field(None, description="Means over the classes for which a rate is defined")
     micro: Rates | None = Field(None, description="Rates of the counts summed over classes")
@@ -266,6 +279,7 @@ class JoinedPair(Contract):
     predicted: int = Field(ge=0)
     probabilities: Base64Bytes = Field(description="float32, little endian, one a class")
     counted: int | None = Field(None, description="Joined late: the truth under which it was counted; -1 for none")
+    value: str | None = Field(None, description="Of the attribute by which the model is broken down")
 
 
 class JoinedTruth(Contract):

@@ -1,11 +1,15 @@
 """`model.yaml`: what a model is, what it accepts, and what watches it."""
 
+from collections.abc import Mapping
 from math import prod
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from schemas.base import Contract
+
+OTHER_VALUE, NO_VALUE = "other", "none"
+"""In a breakdown: an attribute's value that the spec does not list; a request without the attribute."""
 
 
 class InputSpec(Contract):
@@ -123,6 +127,33 @@ class ExplanationsSpec(Contract):
     policies: ExplanationPolicies = Field(default_factory=lambda: ExplanationPolicies())
 
 
+class BreakdownSpec(Contract):
+    """By which attribute of the request the accuracy is broken down.
+
+    The values are listed here, so that every process agrees on them, and their number has a bound.
+    """
+
+    attribute: str = Field(min_length=1, max_length=64)
+    values: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(min_length=1, max_length=50)
+
+    @model_validator(mode="after")
+    def _distinct_values(self) -> "BreakdownSpec":
+        if len(set(self.values)) != len(self.values):
+            raise ValueError(f"breakdown.values must be distinct; got {self.values}")
+        if taken := sorted({OTHER_VALUE, NO_VALUE} & set(self.values)):
+            raise ValueError(
+                f"breakdown.values has {', '.join(taken)}, which stand for values not listed, and for none"
+            )
+        return self
+
+    def value_of(self, attributes: Mapping[str, str]) -> str:
+        """The listed value that a request has, `OTHER_VALUE` for one that is not listed, `NO_VALUE` for none."""
+        value = attributes.get(self.attribute)
+        if value is None:
+            return NO_VALUE
+        return value if value in self.values else OTHER_VALUE
+
+
 class ModelSpec(Contract):
     """A model folder's `model.yaml`."""
 
@@ -141,8 +172,8 @@ class ModelSpec(Contract):
     drift: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")], DriftSpec] = Field(
         default_factory=dict, description="Drift detectors by name"
     )
+    breakdown: BreakdownSpec | None = None
     window: WindowSpec = Field(default_factory=lambda: WindowSpec(), description="Windows of the drift detectors")
-
     explanations: ExplanationsSpec = Field(default_factory=lambda: ExplanationsSpec())
 
     @model_validator(mode="after")
@@ -152,6 +183,15 @@ class ModelSpec(Contract):
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must be distinct")
         return self
+
+    def value_of(self, attributes: Mapping[str, str]) -> str | None:
+        """The value by which a request of this model is broken down; None if the model is not."""
+        return None if self.breakdown is None else self.breakdown.value_of(attributes)
+
+    @property
+    def breakdown_values(self) -> tuple[str, ...]:
+        """Every value that `value_of` may give."""
+        return () if self.breakdown is None else (*self.breakdown.values, OTHER_VALUE, NO_VALUE)
 
     @property
     def max_batch(self) -> int:

@@ -107,9 +107,9 @@ class BoardStage:
         self._board.place((model, version), int(window), int(partition), progress, Sums(document["sums"]))
 
     def _show(self, group: Group) -> None:
-        labels = self._specs[group[0]].labels
+        labels, values = self._specs[group[0]].labels, self._specs[group[0]].breakdown_values
         for name, sums in (("rolling", self._board.rolling(group)), ("lifetime", self._board.sums(group, LIFETIME))):
-            self._gauges.show(group, name, figures(sums, labels), labels)
+            self._gauges.show(group, name, figures(sums, labels), labels, values)
         latest = self._board.latest(group)
         self._gauges.show_latest(group, figures(latest, labels))
 

@@ -28,6 +28,7 @@ class PairHalf:
         predicted: class index.
         probabilities: base64 of float32, little endian, one a class.
         counted: joined late: the truth under which the lifetime counts it already; `UNLABELLED` if under none.
+        value: of the attribute by which the model is broken down; None for a model that is not.
     """
 
     lane: int
@@ -39,6 +40,7 @@ class PairHalf:
     predicted: int
     probabilities: str
     counted: int | None = None
+    value: str | None = None
 
     @property
     def place(self) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.confusion.sums import BINS, SCALE, Sums
-from schemas.messages import ClassFigures, Rates
+from schemas.messages import ClassFigures, Rates, ValueFigures
 
 RATES = ("precision", "recall", "specificity", "f1")
 
@@ -39,6 +39,7 @@ def figures(sums: Sums, labels: Sequence[str]) -> dict[str, Any]:
         "confusion": tuple(tuple(row) for row in matrix.tolist()),
         "accuracy": _ratio(int(np.trace(matrix)), labelled),
         "by_class": present,
+        "by_value": _by_value(sums),
         "macro": _macro(present),
         "micro": _micro(present),
         "log_loss": _mean(sums["log_loss"], labelled),
@@ -48,6 +49,19 @@ def figures(sums: Sums, labels: Sequence[str]) -> dict[str, Any]:
         "estimated_accuracy": None if not pairs else min(1.0, sums["confidence"] / SCALE / pairs),
         "label_coverage": _ratio(labelled, pairs),
     }
+
+
+def _by_value(sums: Sums) -> dict[str, ValueFigures]:
+    """For each value of the attribute broken down by that any pair has."""
+    prefix = "value:pairs:"
+    values = sorted(name.removeprefix(prefix) for name in sums if name.startswith(prefix))
+    found = {}
+    for value in values:
+        # Where the spec's values changed, a late correction may take away what was counted under another value.
+        labelled, correct = (max(0, sums[f"value:{what}:{value}"]) for what in ("labelled", "correct"))
+        pairs, correct = max(0, sums[f"{prefix}{value}"]), min(correct, labelled)
+        found[value] = ValueFigures(size=pairs, labelled=labelled, correct=correct, accuracy=_ratio(correct, labelled))
+    return found
 
 
 def _class(matrix: NDArray[np.int64], index: int) -> ClassFigures:

@@ -13,6 +13,7 @@ MAX_CLASSES = 50
 """A model with more has no gauge a cell of its confusion matrix; the reports have all of them."""
 COUNTS = ("true_positives", "true_negatives", "false_positives", "false_negatives")
 RATES = ("precision", "recall", "specificity", "f1")
+BY_VALUE = ("size", "labelled", "accuracy")
 OVERALL = ("accuracy", "log_loss", "brier", "calibration_error", "kl_divergence", "label_coverage", "labelled")
 
 
@@ -27,8 +28,14 @@ class PerformanceGauges:
         for gauge in self._metrics.performance.values():
             gauge.clear()
 
-    def show(self, group: Group, window: str, figures: Mapping[str, Any], labels: Sequence[str]) -> None:
-        """Show a model version's figures under `window`, `rolling` or `lifetime`."""
+    def show(
+        self, group: Group, window: str, figures: Mapping[str, Any], labels: Sequence[str], values: Sequence[str] = ()
+    ) -> None:
+        """Show a model version's figures under `window`, `rolling` or `lifetime`.
+
+        Args:
+            values: of the attribute that the model is broken down by, all that there may be.
+        """
         gauges, key = self._metrics.performance, (*group, window)
         for name in (*OVERALL, "estimated_accuracy"):
             _set(gauges[name], key, figures[name])
@@ -39,6 +46,10 @@ class PerformanceGauges:
         for average in ("macro", "micro"):
             for name in RATES:
                 _set(gauges[f"average_{name}"], (*key, average), getattr(figures[average], name, None))
+        for value in values:
+            one = figures["by_value"].get(value)
+            for name in BY_VALUE:
+                _set(gauges[f"value_{name}"], (*key, value), getattr(one, name, None))
         if len(labels) <= MAX_CLASSES:
             for truth, row in zip(labels, figures["confusion"], strict=True):
                 for predicted, count in zip(labels, row, strict=True):

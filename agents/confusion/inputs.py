@@ -64,7 +64,7 @@ def read_inputs(
     for read in pairs:
         model, answered = read.pair.response.model, read.pair.response.outcome is Outcome.OK
         if answered and model in specs:
-            inputs.parts.append((read.pair.request.request_id, Entry(_half(read, now))))
+            inputs.parts.append((read.pair.request.request_id, Entry(_half(read, specs[model], now))))
             inputs.pairs[model] += 1
     for message in messages:
         if message.topic == FEEDBACK.name:
@@ -72,7 +72,7 @@ def read_inputs(
     return inputs
 
 
-def _half(read: ReadPair, now: float) -> PairHalf:
+def _half(read: ReadPair, spec: ModelSpec, now: float) -> PairHalf:
     response = read.pair.response
     vector = np.asarray(response.probabilities, "<f4")
     predicted = response.predicted if response.predicted is not None else int(vector.argmax())
@@ -85,6 +85,7 @@ def _half(read: ReadPair, now: float) -> PairHalf:
         now,
         predicted,
         pybase64.b64encode_as_string(vector.tobytes()),
+        value=spec.value_of(read.pair.request.attributes),
     )
 
 

@@ -15,7 +15,7 @@ from schemas.model_spec import ModelSpec
 
 log = get_logger(__name__)
 
-FIELDS = ["model", "pair", "response", "feedback"]
+FIELDS = ["model", "pair", "request.attributes", "response", "feedback"]
 PAGE = 500
 
 
@@ -53,6 +53,7 @@ def late_part(record: Mapping[str, Any], waiting: Entry, specs: Mapping[str, Mod
         int(response["predicted"]),
         pybase64.b64encode_as_string(vector.tobytes()),
         counted=UNLABELLED if feedback is None else int(feedback["truth"]),
+        value=spec.value_of((record.get("request") or {}).get("attributes") or {}),
     )
     if feedback is None:
         return Entry(half)

@@ -95,12 +95,15 @@ class PartitionJoin:
         self.windows: dict[WindowKey, Sums] = defaultdict(Sums)
         self.totals: dict[Group, Sums] = defaultdict(Sums)
         self.entries = 0
+        self._pairs = 0
         self.changed: set[WindowKey] = set()
         for group, sums in fold.sums.items():
             add(self.totals[group], sums)
         for _, value in self._scan(ENTRY):
+            entry = decode(value)
             self.entries += 1
-            self._count(decode(value), 1)
+            self._pairs += _is_answered(entry)
+            self._count(entry, 1)
         self.changed = self.every_window()
 
     def apply(self, inputs: Sequence[tuple[str, Entry]], replay: bool = False) -> list[Applied]:
@@ -197,7 +200,9 @@ class PartitionJoin:
         return changed
 
     def _old_pairs(self, now: float) -> list[tuple[bytes, str]]:
-        surplus = self.entries - self._limits.max_entries
+        # Truths that wait do not count: where feedback is read ahead of its pairs, they would push out pairs of windows
+        # that are not whole yet, and these are then not reported any more.
+        surplus = self._pairs - self._limits.max_entries
         if surplus <= 0 and not self._has_old(PAIRS_LANE, now):
             return []
         page = self._store.scan(ORDER + bytes([PAIRS_LANE]), PAGE)
@@ -254,6 +259,7 @@ class PartitionJoin:
             self._count(old, -1)
             self._count(new, 1)
         self.entries += (new != EMPTY) - (old != EMPTY)
+        self._pairs += _is_answered(new) - _is_answered(old)
         changes.deletes |= set(_places(request_id, old)) - set(_places(request_id, new))
         changes.puts |= dict.fromkeys(_places(request_id, new), request_id.encode())
         if new == EMPTY:
@@ -308,6 +314,11 @@ class PartitionJoin:
         while page := self._store.scan(prefix, PAGE, after):
             yield from page
             after = page[-1][0] + b"\0"
+
+
+def _is_answered(entry: Entry) -> bool:
+    """Whether its pair came by the topic of pairs."""
+    return entry.pair is not None and entry.pair.lane == PAIRS_LANE
 
 
 def _entry_key(request_id: str) -> bytes:

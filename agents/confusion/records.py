@@ -36,10 +36,16 @@ def truth_record(request_id: str, entry: Entry, specs: Mapping[str, ModelSpec]) 
 def report_record(report: PerformanceReport) -> Record:
     """A window's report; classes as a list, since their labels are no field names."""
     moment = report.begin or report.reported_at
-    fields = report.model_dump(mode="json", exclude_none=True, exclude={"confusion", "by_class", "first", "last"})
+    fields = report.model_dump(
+        mode="json", exclude_none=True, exclude={"confusion", "by_class", "by_value", "first", "last"}
+    )
     by_class = [
         {"label": label, **figures.model_dump(mode="json", exclude_none=True)}
         for label, figures in sorted(report.by_class.items())
+    ]
+    by_value = [
+        {"value": value, **figures.model_dump(mode="json", exclude_none=True)}
+        for value, figures in sorted(report.by_value.items())
     ]
     cells = [
         {"truth": truth, "predicted": predicted, "count": count}
@@ -47,5 +53,11 @@ def report_record(report: PerformanceReport) -> Record:
         for predicted, count in enumerate(row)
         if count
     ]
-    document = {"@timestamp": moment.isoformat(), **fields, "by_class": by_class, "confusion": cells}
+    document = {
+        "@timestamp": moment.isoformat(),
+        **fields,
+        "by_class": by_class,
+        "by_value": by_value,
+        "confusion": cells,
+    }
     return Record(index_of_day(PERFORMANCE, moment), report.window_id, document, PERFORMANCE, "index")

@@ -9,7 +9,8 @@ from agents.calibration import scale_temperature
 from agents.confusion.entries import UNLABELLED, Entry, PairHalf
 
 Sums = Counter[str]
-"""Names: `pairs`, `labelled`, `confidence`, `log_loss`, `brier`, `cell:<truth>:<predicted>`, `bin:<number>:<what>`."""
+"""Names: `pairs`, `labelled`, `confidence`, `log_loss`, `brier`, `cell:<truth>:<predicted>`, `bin:<number>:<what>`,
+`value:<what>:<value of the attribute broken down by>`."""
 SCALE = 1 << 44
 """Real terms are rounded to this fraction: an error of at most 3e-14 a pair, and none from the order of additions."""
 BINS = 15
@@ -45,6 +46,8 @@ def add(total: Sums, part: Sums, sign: int = 1) -> None:
 def _of(pair: PairHalf, truth: int | None, temperature: float) -> Sums:
     vector = pair.vector()
     sums = Sums(pairs=1, confidence=_fixed(scale_temperature(vector[None], temperature)[0].max()))
+    if pair.value is not None:
+        sums[f"value:pairs:{pair.value}"] = 1
     if truth is None:
         return sums
     confidence = float(vector[pair.predicted])
@@ -61,6 +64,8 @@ def _of(pair: PairHalf, truth: int | None, temperature: float) -> Sums:
             f"bin:{number}:count": 1,
         }
     )
+    if pair.value is not None:
+        sums.update({f"value:labelled:{pair.value}": 1, f"value:correct:{pair.value}": correct})
     return Sums({name: value for name, value in sums.items() if value})
 
 

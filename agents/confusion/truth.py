@@ -105,6 +105,7 @@ def self_contained(told: Told, spec: ModelSpec, arrived: float) -> Entry:
         arrived,
         int(vector.argmax()),
         pybase64.b64encode_as_string(vector.tobytes()),
+        value=spec.value_of({}),
     )
     return Entry(half, (replace(told.truth, form=resolve(told.truth.form, spec), letter=None),))
 

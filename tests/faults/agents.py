@@ -29,15 +29,23 @@ Metrics = dict[Any, float]
 
 
 def make_models(
-    folder: Path, names: Sequence[str], window: dict[str, Any], detectors: Iterable[str] = ("probabilities",)
+    folder: Path,
+    names: Sequence[str],
+    window: dict[str, Any],
+    detectors: Iterable[str] = ("probabilities",),
+    **more: Any,
 ) -> Path:
-    """Copies of the reference model under other names, with these windows and drift detectors, without a classifier."""
+    """Copies of the reference model under other names, with these windows and drift detectors, without a classifier.
+
+    Args:
+        more: further fields of their specs.
+    """
     for name in names:
         target = folder / name
         shutil.copytree(PROJECT_MODELS / MODEL, target)
         (target / "resnet32.keras").unlink()
         spec = yaml.safe_load((target / "model.yaml").read_text())
-        spec |= {"name": name, "weights": {"framework": "null"}, "window": window}
+        spec |= {"name": name, "weights": {"framework": "null"}, "window": window, **more}
         spec["drift"] = {key: value for key, value in spec["drift"].items() if key in detectors}
         (target / "model.yaml").write_text(yaml.safe_dump(spec))
         write_checksums(target)

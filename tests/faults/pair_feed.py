@@ -15,6 +15,8 @@ from schemas.topics import PAIRS
 from training.datasets import load_split
 
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SITES: tuple[dict[str, str], ...] = ({"site": "north"}, {"site": "south"}, {"site": "elsewhere"}, {})
+"""Attributes of the requests, in turn."""
 TRANSACTION = 50
 ABORT_EVERY = 7
 TICK_SECONDS = 0.05
@@ -96,6 +98,6 @@ class PairFeed:
         probabilities = np.random.default_rng(index).dirichlet(np.ones(10))[None].astype(np.float32).clip(0, 1)
         image = self._images[index % len(self._images)][None]
         [value] = self._writers[model].encode(
-            [key], image, [{}], [now], [None], probabilities, [0.01], [0.0], 0.01, 1, now
+            [key], image, [SITES[index % len(SITES)]], [now], [None], probabilities, [0.01], [0.0], 0.01, 1, now
         )
         return value

@@ -5,9 +5,11 @@
 
 import asyncio
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,7 @@ DETECTORS = ("untrained_encoder", "probabilities") if FULL else ("probabilities"
 SETTLE_SECONDS = 240.0
 AWAY_SECONDS = 60.0 if FULL else 8.0
 MAX_GROWTH_BYTES = 150 << 20
+QUIET_SECONDS = 0.5
 SESSION_MS = "6000"
 """Shorter than an agent's start: some kills cause a rebalance, others are over before."""
 
@@ -129,7 +132,8 @@ def test_a_store_that_is_away_loses_no_record_and_costs_no_membership(
         feed = PairFeed(own_settings, "pair", total, RATE, {"fast": 1}).start()
         wait_for(lambda: records.count("inferences", "outlier.score") > 100, 120, lambda: "the first records")
         before = [(process.metric("modelwatch_assignments_total"), memory(process)) for process in processes]
-        store.stop()
+        with standing_still(processes):
+            store.stop()
         poison = with_unmappable_label(feed.value(total, "poison"))
         kafka.produce(producer := kafka.producer(own_settings), topics.PAIRS.name, key="poison", value=poison)
         assert producer.flush(30) == 0
@@ -163,6 +167,19 @@ def test_a_store_that_is_away_loses_no_record_and_costs_no_membership(
     found = records.all("inferences", ["outlier.score"])
     assert {name for name, one in found.items() if one} == set(feed.models)
     assert len(linked) == windows * WINDOW
+
+
+@contextmanager
+def standing_still(processes: list[WorkerProcess]) -> Iterator[None]:
+    """SIGSTOP for a while: the embedded store acknowledges writes while it saves its data to end, and loses them."""
+    for process in processes:
+        os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(QUIET_SECONDS)  # what was sent before is written
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process.pid, signal.SIGCONT)
 
 
 def memory(process: WorkerProcess) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 from runtime import kafka
@@ -183,7 +184,13 @@ def test_counts_are_those_of_the_records_whatever_is_killed(
             ),
             fleet.revive,
         )
-        time.sleep(3)  # were anything counted twice by what is still on its way, it would show
+
+        def stored_truths() -> dict[str, Any]:
+            found = records.all("inferences", ["feedback", "request_id", "response.predicted"])
+            return {name: record["feedback"]["truth"] for name, record in found.items()}
+
+        # Corrections change no count of records.
+        wait_for(lambda: stored_truths() == truths.truths, SETTLE_SECONDS, lambda: "the last corrections", fleet.revive)
         stored = records.all("inferences", ["feedback", "request_id", "response.predicted"])
         if FULL:
             predicted = {name: record["response"]["predicted"] for name, record in stored.items()}
@@ -194,9 +201,9 @@ def test_counts_are_those_of_the_records_whatever_is_killed(
         assert told == [truths.truths[name] for name in sorted(stored)]
         answers = [predicted[name] for name in sorted(stored)]
         matrix = confusion_matrix(told, answers, labels=range(len(LABELS)))
-        shown = gauges(fleet)
-        ours = np.array([[shown.get((truth, answer), 0) for answer in LABELS] for truth in LABELS])
-        assert (ours == matrix).all()
+        wait_for(lambda: bool((cells(fleet) == matrix).all()), SETTLE_SECONDS, lambda: f"{cells(fleet)}", fleet.revive)
+        time.sleep(3)  # were anything counted twice by what is still on its way, it would show
+        assert (cells(fleet) == matrix).all()
         assert figure(fleet, "accuracy") == pytest.approx(accuracy_score(told, answers), abs=1e-12)
         theirs = precision_recall_fscore_support(told, answers, labels=range(len(LABELS)))
         for name, values in zip(("precision", "recall", "f1"), theirs, strict=False):
@@ -211,6 +218,12 @@ def test_counts_are_those_of_the_records_whatever_is_killed(
     assert statuses == [0, 0]
     assert fleet.setbacks == []
     assert read(own_settings, DEAD_LETTERS.name) == []
+
+
+def cells(fleet: Fleet) -> NDArray[np.int64]:
+    """The confusion matrix that the agents show; rows are the truth."""
+    shown = gauges(fleet)
+    return np.array([[shown.get((truth, answer), 0) for answer in LABELS] for truth in LABELS])
 
 
 def check_reports(settings: Settings) -> None:

@@ -67,7 +67,8 @@ def settings(servers: EmbeddedServers) -> Settings:
 @pytest.fixture(scope="module")
 def agent(servers: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
     folder = tmp_path_factory.mktemp("agent")
-    models = make_models(folder / "models", [MODEL], {"window_size": 1000})
+    breakdown = {"attribute": "site", "values": ["north", "south", "west"]}
+    models = make_models(folder / "models", [MODEL], {"window_size": 1000}, breakdown=breakdown)
     environment = {
         "ELASTICSEARCH_URL": servers.elasticsearch,
         "MODELWATCH_STATE_FOLDER": str(folder / "state"),
@@ -158,6 +159,12 @@ def test_late_feedback_is_joined_by_the_record_and_moves_the_count_again(
     wait_for(lambda: outcome(agent, "late") == 5, 30, lambda: f"{outcome(agent, 'late')} late")
     wait_for(lambda: shown(agent, "labelled") == 11, 30, lambda: f"{shown(agent, 'labelled')} labelled")
     assert shown(agent, "accuracy") == pytest.approx(9 / 11, abs=1e-12)
+    # Of the eleven, in turn from the north, the south, elsewhere and nowhere, a northern and a southern one are wrong.
+    values = {"north": (4, 3 / 4), "south": (3, 2 / 3), "other": (2, 1.0), "none": (2, 1.0), "west": (0, 0.0)}
+    for value, (labelled, accuracy) in values.items():
+        assert shown(agent, "value_labelled", value=value) == labelled
+        assert shown(agent, "value_accuracy", value=value) == pytest.approx(accuracy, abs=1e-12)
+    assert sum(shown(agent, "value_size", value=value) for value in values) == COUNT
     feedback = store.all("inferences", ["feedback", "request_id"])
     assert {name: feedback[name]["feedback"]["truth"] for name in wrong} == wrong
     assert feedback[early[3]]["feedback"]["truth"] == predicted[early[3]]

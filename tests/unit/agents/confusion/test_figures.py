@@ -1,5 +1,7 @@
 """Figures are those of scikit-learn; what is undefined is absent."""
 
+from dataclasses import replace
+
 import numpy as np
 import pybase64
 import pytest
@@ -93,3 +95,18 @@ def test_kl_divergence_is_of_the_predicted_from_the_true_classes() -> None:
     probabilities = np.eye(4, dtype=np.float32)[[0, 0, 0, 1]]
     ours = figures(sums_of(probabilities, [0, 0, 1, 1]), LABELS)
     assert ours["kl_divergence"] == pytest.approx(0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5), abs=1e-12)
+
+
+def test_a_values_accuracy_is_absent_until_one_of_its_pairs_has_a_label() -> None:
+    half = PairHalf(0, 0, "m", "1", 0.0, 0.0, 1, pybase64.b64encode_as_string(np.eye(4, dtype="<f4")[1].tobytes()))
+    total = Sums()
+    for value, truth in (("north", 1), ("north", 2), ("none", None)):
+        told = () if truth is None else (Truth(0.0, 0, 0, truth),)
+        add(total, contribution(Entry(replace(half, value=value), told), {}))
+    found = figures(total, LABELS)["by_value"]
+    assert (found["north"].size, found["north"].labelled, found["north"].accuracy) == (2, 2, 0.5)
+    assert (found["none"].size, found["none"].labelled, found["none"].accuracy) == (1, 0, None)
+
+
+def test_a_pair_of_a_model_that_is_not_broken_down_has_no_value() -> None:
+    assert figures(sums_of(np.eye(4, dtype=np.float32), [0, 1, 2, 3]), LABELS)["by_value"] == {}

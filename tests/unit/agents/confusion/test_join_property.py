@@ -1,7 +1,7 @@
 """The law of the join: whatever order, repetition, kills and take-overs, its counts are those of the final truth."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
 
 from agents.confusion.entries import EMPTY, Entry, PairHalf, Truth, decode, encode
-from agents.confusion.figures import confusion_of
+from agents.confusion.figures import confusion_of, figures
 from agents.confusion.fold import decode_fold, encode_fold, latest
 from agents.confusion.partition import FOLD, Limits, PartitionJoin
 from agents.confusion.store import Changes, MemoryStore
@@ -26,8 +26,10 @@ SPEC = ModelSpec.model_validate(
         "input": {"shape": (2, 2, 3)},
         "labels": ("a", "b", "c"),
         "weights": {"framework": "null"},
+        "breakdown": {"attribute": "site", "values": ("north", "south")},
     }
 )
+SITES = ({"site": "north"}, {"site": "south"}, {"site": "a new one"}, {})
 LIMITS = Limits(window_seconds=10, keep_seconds=40, max_entries=1000, lookup_seconds=1, orphan_seconds=1e9)
 IDS = 6
 
@@ -35,7 +37,13 @@ IDS = 6
 def half(number: int, offset: int, now: float) -> PairHalf:
     vector = np.roll(np.array([0.7, 0.2, 0.1], "<f4"), number % CLASSES)
     text = pybase64.b64encode_as_string(vector.tobytes())
-    return PairHalf(0, offset, "m", "1", float(number * 7), now, int(vector.argmax()), text)
+    return PairHalf(
+        0, offset, "m", "1", float(number * 7), now, int(vector.argmax()), text, value=SPEC.value_of(site(number))
+    )
+
+
+def site(number: int) -> dict[str, str]:
+    return SITES[number % len(SITES)]
 
 
 @dataclass
@@ -120,6 +128,7 @@ class World:
             original.predicted,
             original.probabilities,
             -1 if known is None else int(known.form),
+            original.value,
         )
         return Entry(pair, (known,) if known else ())
 
@@ -171,20 +180,20 @@ def histories(draw: Any) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
     return inputs, happenings
 
 
-def expected(inputs: list[tuple[str, Any]]) -> tuple[list[int], list[int], int]:
-    """Final truth and prediction of every id that has both, by the plainest reading of the rules; and all pairs."""
-    truths, predicted = [], []
+def expected(inputs: list[tuple[str, Any]]) -> list[tuple[PairHalf, int | None]]:
+    """Every pair with its final truth, None if it has none, by the plainest reading of the rules."""
+    found: list[tuple[PairHalf, int | None]] = []
     pairs = {name: part for name, part in reversed(inputs) if isinstance(part, PairHalf)}
     for name, pair in pairs.items():
         told = [part for other, part in inputs if other == name and isinstance(part, Truth)]
+        index = None
         if told:
             form = max(told, key=lambda one: (one.given_at, one.offset)).form
             index = SPEC.labels.index(form) if isinstance(form, str) else form
             if isinstance(index, list):
                 index = int(index[0]) if len(index) == 1 else index.index(1.0)
-            truths.append(index)
-            predicted.append(pair.predicted)
-    return truths, predicted, len(pairs)
+        found.append((pair, index))
+    return found
 
 
 def run(inputs: list[tuple[str, Any]], happenings: list[tuple[str, int]]) -> World:
@@ -209,12 +218,20 @@ def run(inputs: list[tuple[str, Any]], happenings: list[tuple[str, int]]) -> Wor
 def test_counts_are_those_of_the_final_truth(history: tuple[list[tuple[str, Any]], list[tuple[str, int]]]) -> None:
     inputs, happenings = history
     join = run(inputs, happenings).join
-    truths, predicted, pairs = expected(inputs)
+    known = expected(inputs)
+    joined = [(pair, truth) for pair, truth in known if truth is not None]
+    truths, predicted = [truth for _, truth in joined], [pair.predicted for pair, _ in joined]
     total = join.totals["m", "1"]
     matrix = confusion_matrix(truths, predicted, labels=range(CLASSES)) if truths else np.zeros((CLASSES, CLASSES))
     assert (confusion_of(total, CLASSES) == matrix).all()
-    assert total["pairs"] == pairs
+    assert total["pairs"] == len(known)
     assert total["labelled"] == len(truths)
+    by_value = figures(total, SPEC.labels)["by_value"]
+    assert by_value.keys() == {pair.value for pair, _ in known} <= set(SPEC.breakdown_values)
+    for value, one in by_value.items():
+        assert one.size == sum(pair.value == value for pair, _ in known)
+        assert one.labelled == sum(pair.value == value for pair, _ in joined)
+        assert one.correct == sum(pair.value == value and pair.predicted == truth for pair, truth in joined)
 
 
 @settings(max_examples=300, deadline=None)
@@ -227,3 +244,13 @@ def test_all_sums_are_the_same_whatever_happened(history: Any, chance: random.Ra
     for sums in [*disturbed.windows.values(), *disturbed.fold.sums.values()]:
         add(parts, sums)
     assert parts == disturbed.totals["m", "1"]
+
+
+def test_feedback_that_is_read_ahead_pushes_no_pair_out() -> None:
+    join = PartitionJoin(MemoryStore(), latest([], 0), {"m": SPEC}, replace(LIMITS, max_entries=4))
+    join.apply([(f"id-{offset}", Entry(half(0, offset, 0.0))) for offset in range(4)])
+    join.apply([(f"ahead-{offset}", Entry(None, (Truth(0.0, offset, 0, 1),), 0.0, 1.0)) for offset in range(9)])
+    assert join.expire(0.0) == {}
+    join.apply([(f"id-{offset}", Entry(half(0, offset, 0.0))) for offset in range(4, 6)])
+    assert set(join.expire(0.0)) == {"id-0", "id-1"}
+    assert join.entries == 4 + 9
