@@ -13,10 +13,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from cli.ask import ask
 from cli.demo_feedback import ENVIRONMENT, FeedbackAct
 from cli.demo_monitoring import Monitoring
 from cli.demo_verdict import Verdict
-from cli.explain import ask
 from cli.log_output import LogFiles
 from cli.produce import ProduceOptions, Sent, send
 from cli.stack import Ports, Stack, running_stack

@@ -20,8 +20,8 @@ from agents.explanations.explain_stage import Predictor
 from agents.explanations.explainer import AskedModel, Pixels, Predict, Probabilities
 from agents.explanations.model_client import ModelClient
 from agents.explanations.service import through
+from cli.ask import ask
 from cli.bench.agents import LOGS, machine
-from cli.explain import ask
 from cli.log_output import LogFiles
 from cli.stack import Ports, Stack, running_stack
 from runtime.errors import ConfigurationError, FatalError

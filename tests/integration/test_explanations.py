@@ -18,7 +18,8 @@ from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 from numpy.typing import NDArray
 from rich.console import Console
 
-from cli.explain import ExplainOptions, _questions, ask
+from cli.ask import ask
+from cli.explain import ExplainOptions, _questions
 from runtime import kafka
 from runtime.embedded import EmbeddedServers
 from runtime.model_folder import load_model_folders, write_checksums
