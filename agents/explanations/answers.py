@@ -15,6 +15,8 @@ UNRECORDED = {"schema_version", "request_id", "model", "method"}
 """They are the record's own, and the name of the object that holds the rest."""
 FOUND = ("ok", "no_anchor")
 """Outcomes that explain; the others say why nothing does, and never take the place of one that explains."""
+DECIMALS = 6
+"""Of figures: a store may change the last digit of a double, and what it gives back must be what was published."""
 
 
 def explained(
@@ -41,12 +43,12 @@ def explained(
         anchor_mask=_mask(answer),
         segments=None if answer.segments is None else _tensor(answer.segments),
         importance=None if answer.importance is None else _tensor(answer.importance.astype("<f4")),
-        precision=answer.precision,
-        coverage=answer.coverage,
+        precision=_rounded(answer.precision),
+        coverage=_rounded(answer.coverage),
         predictor_calls=asked.calls,
         distinct_evaluations=asked.evaluations,
         samples=answer.samples,
-        seconds=seconds,
+        seconds=round(seconds, DECIMALS),
         overlay_png=overlay_png(image, answer, label or "no answer") if drawn else None,
         question=position,
         explained_at=utc_now(),
@@ -93,6 +95,10 @@ def _mask(answer: Answer) -> Tensor | None:
     if answer.segments is None or answer.anchor is None:
         return None
     return _tensor(np.isin(answer.segments, answer.anchor).astype(np.uint8))
+
+
+def _rounded(figure: float | None) -> float | None:
+    return None if figure is None else round(figure, DECIMALS)
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
