@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-import orjson
 from faust.types import TP
 
 from agents.confusion.board import LIFETIME, Board
@@ -19,7 +18,7 @@ from runtime.elasticsearch_sink import RecordSink
 from runtime.results import Outgoing, Results
 from schemas.base import utc_now
 from schemas.headers import event_headers, rfc3339
-from schemas.messages import PerformanceReport
+from schemas.messages import PerformanceReport, PerformanceSums
 from schemas.model_spec import ModelSpec
 from schemas.topics import PERFORMANCE
 
@@ -102,9 +101,9 @@ class BoardStage:
         if message.value is None:
             self._board.forget((model, version), int(window), int(partition))
             return
-        document = orjson.loads(message.value)
-        progress = (document["epoch"], document["progress"])
-        self._board.place((model, version), int(window), int(partition), progress, Sums(document["sums"]))
+        told = PerformanceSums.model_validate_json(message.value)
+        progress = (told.epoch, told.progress)
+        self._board.place((model, version), int(window), int(partition), progress, Sums(told.sums))
 
     def _show(self, group: Group) -> None:
         labels, values = self._specs[group[0]].labels, self._specs[group[0]].breakdown_values

@@ -20,6 +20,7 @@ from runtime.batches import Batch, BatchStage
 from runtime.elasticsearch_sink import Record, RecordSink
 from runtime.metrics import ConfusionMetrics
 from runtime.results import DeadLetters, Outgoing, Results
+from schemas.messages import PerformanceSums
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
 from schemas.topics import FEEDBACK, JOIN_FOLDS, JOINS, PERFORMANCE_SUMS
@@ -274,19 +275,18 @@ class JoinStage(BatchStage):
         model, version, window = key
         join = owned.join
         sums = join.totals[model, version] if window == LIFETIME else join.windows.get(key)
-        value = {
-            "schema_version": 1,
-            "model": model,
-            "version": version,
-            "window": window,
-            "partition": partition,
-            "epoch": join.fold.epoch,
-            "progress": owned.publication,
-            "sums": sums or {},
-        }
+        value = PerformanceSums(
+            model=model,
+            version=version,
+            window=window,
+            partition=partition,
+            epoch=join.fold.epoch,
+            progress=owned.publication,
+            sums=sums or {},
+        )
         target = zlib.crc32(model.encode()) % self.sums_partitions
         name = f"{model}/{version}/{window}/{partition}"
-        return Outgoing(PERFORMANCE_SUMS.name, name, orjson.dumps(value) if sums else None, [], target)
+        return Outgoing(PERFORMANCE_SUMS.name, name, value.model_dump_json().encode() if sums else None, [], target)
 
     def _count(self, joined: Joined) -> None:
         metrics = self._metrics

@@ -1,0 +1,67 @@
+"""From the join's sums to the board's, as messages; no number is too large for them."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from faust.types import TP
+from prometheus_client import CollectorRegistry
+
+from agents.confusion.board import LIFETIME
+from agents.confusion.board_stage import BoardStage
+from agents.confusion.fold import Fold, decode_fold, encode_fold
+from agents.confusion.gauges import PerformanceGauges
+from agents.confusion.join_stage import JoinStage
+from agents.confusion.partition import Limits, PartitionJoin
+from agents.confusion.settings import ConfusionSettings
+from agents.confusion.store import RocksStore
+from agents.confusion.sums import SCALE, Sums
+from runtime.batches import Batch
+from runtime.metrics import ConfusionMetrics
+from schemas.model_spec import ModelSpec
+
+SPEC = ModelSpec.model_validate(
+    {
+        "name": "m",
+        "version": "1",
+        "input": {"shape": (2, 2, 3)},
+        "labels": ("a", "b"),
+        "weights": {"framework": "null"},
+    }
+)
+LIMITS = Limits(window_seconds=10, keep_seconds=40, max_entries=1000, lookup_seconds=1, orphan_seconds=9)
+BILLION = 10**9
+SUMS = Sums({"pairs": BILLION, "labelled": BILLION, "confidence": BILLION * SCALE - 1, "cell:1:1": BILLION})
+
+
+class Loader:
+    """A partition whose last owner left a billion pairs behind."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def open(self, _partition: int) -> tuple[PartitionJoin, RocksStore]:
+        store = RocksStore(self._folder)
+        return PartitionJoin(store, Fold(0, sums={("m", "1"): Sums(SUMS)}), {"m": SPEC}, LIMITS), store
+
+    def log_end(self, _partition: int) -> int:
+        return 0
+
+
+def test_the_sums_of_a_billion_pairs_reach_the_board_to_the_last_unit(tmp_path: Path) -> None:
+    metrics = ConfusionMetrics(CollectorRegistry())
+    joins = JoinStage({"m": SPEC}, metrics, Loader(tmp_path), LIMITS, "a")
+    [message] = joins.upkeep(1, [0], 0.0).sums
+    board = BoardStage({"m": SPEC}, PerformanceGauges(metrics), ConfusionSettings())
+    tp = TP("monitoring.performance-sums", 0)
+    read = SimpleNamespace(tp=tp, offset=0, key=str(message.key).encode(), value=message.value)
+    board.compute(Batch([read], 1))
+    assert board._board.sums(("m", "1"), LIFETIME) == SUMS
+    assert board.reports(1, {tp: 1}) == []
+    shown = metrics.registry.get_sample_value
+    labels = {"model": "m", "version": "1", "window": "lifetime"}
+    assert shown("modelwatch_accuracy", labels) == 1.0
+    assert shown("modelwatch_labelled", labels) == BILLION
+
+
+def test_a_fold_of_a_billion_pairs_is_read_back_to_the_last_unit() -> None:
+    assert decode_fold(encode_fold(Fold(0, sums={("m", "1"): SUMS}))).sums == {("m", "1"): SUMS}
