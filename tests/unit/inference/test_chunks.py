@@ -68,7 +68,7 @@ def message(number: int, images: int = 1, model: str = "small", dtype: str = "ui
     pixels = np.zeros((images, 2, 2, 1), dtype="uint8")
     pixels[:, 0, 0, 0] = number
     pixels[:, 0, 1, 0] = range(images)
-    payload = pixels if dtype == "uint8" else pixels.astype(np.float32) / np.float32(255)
+    payload = pixels if dtype == "uint8" else pixels.astype(np.float32) / np.float32(256)
     headers = [("content-type", b"application/x-npy"), ("model", model.encode())]
     return Message(encode_npy(payload), headers, number, request_id=f"m{number}".encode(), **fields)
 

@@ -1,6 +1,7 @@
 """Encoding: what a producer writes is what the model sees."""
 
 import numpy as np
+import orjson
 import pytest
 
 from schemas.payloads import FORMATS, encode_jpeg, encode_json, encode_npy, encode_png, encode_v1, encode_v2
@@ -33,12 +34,15 @@ def test_floats_come_back_as_the_nearest_float32(name: str, dtype: type) -> None
     assert np.array_equal(found, pixels.astype(np.float32))
 
 
-def test_v1_divides_uint8_by_255() -> None:
-    expected = BATCH.astype(np.float32) / np.float32(255)
-    assert np.array_equal(decode(encode_v1(BATCH), JSON).images, expected)
+def test_v1_divides_uint8_by_255_and_reading_it_finds_the_bytes_again() -> None:
+    sent = np.array(orjson.loads(encode_v1(BATCH))["instances"], np.float32)
+    assert np.array_equal(sent, BATCH.astype(np.float32) / np.float32(255))
+    found = decode(encode_v1(BATCH), JSON).images
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, BATCH)
 
 
-@pytest.mark.parametrize("pixels", [BATCH, BATCH[0], BATCH / 255], ids=["batch", "one", "floats"])
+@pytest.mark.parametrize("pixels", [BATCH, BATCH[0], BATCH / 256], ids=["batch", "one", "floats"])
 def test_v2_numbers_come_back_exactly(pixels: np.ndarray) -> None:
     expected = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
     found = decode(encode_v2(pixels, binary=False), JSON).images

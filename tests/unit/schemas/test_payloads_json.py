@@ -98,7 +98,7 @@ def test_v1_objects_other_than_base64_are_refused(instance: object) -> None:
 
 def test_v1_numbers_are_model_inputs_and_never_pixels() -> None:
     assert np.array_equal(decode(v1([UNIT.tolist()]), JSON).images[0], UNIT)
-    assert np.array_equal(decode(v1([np.ones(SHAPE, int).tolist()]), JSON).images[0], np.ones(SHAPE))
+    assert np.array_equal(decode(v1([np.ones(SHAPE, int).tolist()]), JSON).images[0], np.full(SHAPE, 255))
     refusal = refusal_of(v1([IMAGE.tolist()]), JSON)
     assert (refusal.reason, "uint8" in refusal.detail) == (Reason.OUT_OF_RANGE, True)
 

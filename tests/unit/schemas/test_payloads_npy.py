@@ -41,10 +41,22 @@ def test_uint8_in_row_major_order_is_a_view_on_the_payload() -> None:
 
 
 def test_column_major_order_is_the_same_image() -> None:
-    for array in (IMAGE, IMAGE / 255):
+    for array in (IMAGE, IMAGE / 256):
         found = decode(saved(np.asfortranarray(array)), NPY).images
         assert np.array_equal(found[0], array.astype(found.dtype))
         assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f8"])
+def test_floats_are_bytes_again_if_every_one_is_a_byte_over_255(dtype: str) -> None:
+    fractions = (IMAGE / 255).astype(dtype)
+    found = decode(saved(fractions), NPY).images[0]
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, IMAGE)
+    fractions.flat[-1] = 0.5
+    found = decode(saved(fractions), NPY).images[0]
+    assert found.dtype == np.float32
+    assert np.array_equal(found, fractions.astype(np.float32))
 
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f2", "<f4", ">f4", "<f8", ">f8"])

@@ -252,4 +252,4 @@ def test_images_are_contiguous_and_of_the_models_shape_in_every_format(name: str
     found = decode(FORMATS[name].encode(IMAGE), FORMATS[name].content_type).images
     assert found.shape == (1, *SHAPE)
     assert found.flags.c_contiguous
-    assert found.dtype == (np.float32 if name == "v1" else np.uint8)
+    assert found.dtype == np.uint8
