@@ -1,5 +1,6 @@
 """The commands as a newcomer types them: the demo's verdict, the pipeline up and down, images in and pairs out."""
 
+import base64
 import json
 import os
 import re
@@ -8,13 +9,20 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
+from runtime import kafka
 from runtime.model_folder import write_checksums
+from runtime.settings import Settings
+from schemas.base import utc_now
+from schemas.topics import EXPLANATION_REQUESTS
 
 MODELWATCH = [sys.executable, "-m", "cli.main"]
 START_SECONDS = 120
@@ -80,6 +88,13 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subproc
     process.wait()
 
 
+@pytest.fixture
+def urls(pipeline: tuple[subprocess.Popen[str], str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Where each agent serves its metrics, as `modelwatch up` said."""
+    log = next(tmp_path_factory.getbasetemp().glob("up*/up.log")).read_text()
+    return dict(re.findall(r"^ +(outliers|drift|confusion|explanations) +(http\S+)", log, re.MULTILINE))
+
+
 def test_produced_images_are_shown_as_pairs(pipeline: tuple[subprocess.Popen[str], str]) -> None:
     server = {"KAFKA_BOOTSTRAP_SERVERS": pipeline[1]}
     sent = run("produce", "truck", "--count", "3", "--prefix", "e2e", "--bad", "2", **server)
@@ -107,6 +122,44 @@ def test_an_answer_is_explained_by_its_id(pipeline: tuple[subprocess.Popen[str],
     assert Path(answer["overlay"]).read_bytes().startswith(b"\x89PNG")
     other = run("explain", "nobody", "--output", str(tmp_path), **server)
     assert other.returncode == 1 and "no pair of id nobody" in other.stdout
+
+
+def test_two_hundred_questions_at_once_leave_the_other_agents_alone(
+    pipeline: tuple[subprocess.Popen[str], str], urls: dict[str, str]
+) -> None:
+    server = {"KAFKA_BOOTSTRAP_SERVERS": pipeline[1]}
+    producer = kafka.producer(Settings(kafka_bootstrap_servers=pipeline[1]))
+    image = {"dtype": "uint8", "shape": (32, 32, 3), "data": base64.b64encode(bytes(3072)).decode()}
+    for number in range(200):
+        question = {"request_id": f"storm-{number}", "image": image, "asked_at": utc_now().isoformat()}
+        kafka.produce(producer, EXPLANATION_REQUESTS.name, value=json.dumps(question), key=question["request_id"])
+    assert producer.flush(10) == 0
+    before = {name: metrics_of(urls[name]) for name in urls}
+    assert run("produce", "cifar10", "--count", "200", "--prefix", "storm", **server).returncode == 0
+    answered = "modelwatch_explanations_total"
+    deadline = time.monotonic() + 60
+    while True:
+        seen = {name: metrics_of(urls[name]) for name in urls}
+        scored = seen["outliers"]["modelwatch_scored_total"] - before["outliers"].get("modelwatch_scored_total", 0)
+        lags = [seen[name].get("modelwatch_consumer_lag", 0) for name in ("outliers", "drift", "confusion")]
+        answers = seen["explanations"][answered] - before["explanations"].get(answered, 0)
+        if scored >= 200 and not any(lags) and answers == 200:
+            break
+        assert time.monotonic() < deadline, (scored, lags, answers)
+        time.sleep(0.5)
+    assert {name: seen[name]["process_start_time_seconds"] for name in urls} == {
+        name: before[name]["process_start_time_seconds"] for name in urls
+    }
+
+
+def metrics_of(url: str) -> dict[str, float]:
+    """Sums of all samples of one name."""
+    sums: dict[str, float] = defaultdict(float)
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
+        for family in text_string_to_metric_families(response.read().decode()):
+            for sample in family.samples:
+                sums[sample.name] += sample.value
+    return dict(sums)
 
 
 def test_every_corruption_and_the_mask_can_be_produced(pipeline: tuple[subprocess.Popen[str], str]) -> None:
