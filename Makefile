@@ -50,9 +50,13 @@ bench: $(STAMP) ## Measure the worker and the agents; figures go to bench/*.json
 	$(BIN)/modelwatch bench confusion --json > bench/confusion.json
 	$(BIN)/modelwatch bench explanations --json > bench/explanations.json
 
+COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --universal --python-version 3.10
+BLOCKS = awk '/^[a-z]/ { keep = $$0 ~ pattern } keep'
+
 lock: $(STAMP) ## Resolve requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --universal \
-		--python-version 3.10 --extra local --extra dev pyproject.toml --output-file requirements.lock
+	$(COMPILE) --extra local --extra dev pyproject.toml --output-file requirements.lock
+	$(COMPILE) --extra gpu --constraints requirements.lock pyproject.toml | $(BLOCKS) pattern='^nvidia-' > requirements-image.lock
+	grep -o '^tensorflow==[0-9.]*' requirements.lock | sed 's/==/-cpu==/' | $(COMPILE) --no-deps - >> requirements-image.lock
 
 clean: ## Remove .venv and build/
 	rm -rf $(VENV) build

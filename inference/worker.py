@@ -22,6 +22,7 @@ from runtime.health import Health, HttpServer
 from runtime.logging import get_logger
 from runtime.metrics import WorkerMetrics
 from runtime.model_folder import ModelFolder, load_model_folders
+from runtime.tls import server_context
 from schemas.pairs import PairWriter
 from schemas.payloads import decode_request
 from schemas.topics import MAX_REQUEST_BYTES
@@ -65,6 +66,7 @@ class Worker:
             FatalError: the process must end; it is safe to start it again unless it is a `ConfigurationError`.
         """
         _handle_signals(_leave)
+        tls = server_context(self._settings)
         predictors = self._load_models()
         _handle_signals(self.stop)
         batcher = Batcher(predictors, self._batch_sizes, self._observe, self._settings.http_max_pending)
@@ -72,7 +74,17 @@ class Worker:
         writers = {name: _writer(folder, predictors[name]) for name, folder in self._folders.items()}
         recorder = Recorder(lambda: kafka.producer(self._settings, None, **{"message.timeout.ms": RECORD_MS}))
         pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
-        routes = InferenceRoutes(self._folders, batcher, writers, recorder, self._metrics, self._health, pool)
+        token = self._settings.http_token
+        routes = InferenceRoutes(
+            self._folders,
+            batcher,
+            writers,
+            recorder,
+            self._metrics,
+            self._health,
+            pool,
+            token.get_secret_value() if token else None,
+        )
         server = HttpServer(
             self._settings.host,
             self._settings.port,
@@ -80,6 +92,7 @@ class Worker:
             routes.add_to,
             MAX_REQUEST_BYTES,
             self._health,
+            tls,
         )
         polling = threading.Thread(target=self._poll, args=(recorder,), name="recorder", daemon=True)
         polling.start()

@@ -69,6 +69,10 @@ class Settings(BaseSettings):
     """Address the HTTP server binds to. Containers set 0.0.0.0."""
     port: int = Field(8080, ge=0, le=65535)
     """Port of the HTTP server: /metrics, /health, and for the worker the inference endpoints. 0: any free one."""
+    http_certificate_location: Path | None = None
+    """PEM file of the HTTP server's certificate chain; with it the server speaks HTTPS only."""
+    http_key_location: Path | None = None
+    """PEM file of that certificate's key."""
     log_format: Literal["auto", "json", "console"] = "auto"
     """`auto`: readable on a terminal, JSON otherwise."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
