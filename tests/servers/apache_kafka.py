@@ -61,7 +61,7 @@ class ApacheKafka:
     ) -> None:
         self.folder = folder
         self.logs = folder / "logs"
-        self.port, self._internal_port, self._controller_port = free_ports(3, HOST)
+        self.port, self.internal_port, self.controller_port = free_ports(3, HOST)
         self._libraries = libraries
         self._security_protocol = security_protocol
         self._properties = dict(properties or {})
@@ -146,12 +146,12 @@ class ApacheKafka:
 
     def _defaults(self) -> dict[str, str]:
         protocols = f"CLIENT:{self._security_protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT"
-        advertised = f"CLIENT://{self.bootstrap},INTERNAL://{HOST}:{self._internal_port}"
+        advertised = f"CLIENT://{self.bootstrap},INTERNAL://{HOST}:{self.internal_port}"
         return {
             "process.roles": "broker,controller",
             "node.id": "1",
-            "controller.quorum.voters": f"1@{HOST}:{self._controller_port}",
-            "listeners": f"{advertised},CONTROLLER://{HOST}:{self._controller_port}",
+            "controller.quorum.voters": f"1@{HOST}:{self.controller_port}",
+            "listeners": f"{advertised},CONTROLLER://{HOST}:{self.controller_port}",
             "advertised.listeners": advertised,
             "listener.security.protocol.map": protocols,
             "inter.broker.listener.name": "INTERNAL",
@@ -179,9 +179,9 @@ class ApacheKafka:
 
     def _answers(self) -> bool:
         try:
-            for port in (self.port, self._internal_port):
+            for port in (self.port, self.internal_port):
                 socket.create_connection((HOST, port), 1).close()
-            metadata = AdminClient({"bootstrap.servers": f"{HOST}:{self._internal_port}"}).list_topics(timeout=2)
+            metadata = AdminClient({"bootstrap.servers": f"{HOST}:{self.internal_port}"}).list_topics(timeout=2)
         except (OSError, KafkaException):
             return False
         return bool(metadata.brokers)
