@@ -66,12 +66,18 @@ class ApacheKafka:
         self._security_protocol = security_protocol
         self._properties = dict(properties or {})
         self._format_arguments = list(format_arguments)
+        self._ours = self._defaults()
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
     def bootstrap(self) -> str:
         """What clients connect to, `host:port`."""
         return f"{HOST}:{self.port}"
+
+    def replace_properties(self, properties: Mapping[str, str]) -> None:
+        """Start with these broker properties and none of ours; their listeners must be at our three ports."""
+        self._properties = dict(properties)
+        self._ours = {}
 
     def start(self, timeout: float = START_SECONDS) -> None:
         """Start, on the data of an earlier run if there is any, and return when the broker answers.
@@ -134,7 +140,7 @@ class ApacheKafka:
     def _format(self) -> None:
         self.logs.mkdir(parents=True)
         (self.folder / "log4j2.properties").write_text(LOGGING.format(file=self.logs / "kafka.log"))
-        lines = [f"{name}={value}\n" for name, value in (self._defaults() | self._properties).items()]
+        lines = [f"{name}={value}\n" for name, value in (self._ours | self._properties).items()]
         self._configuration.write_text("".join(lines))
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", f"--config={self._configuration}"]
