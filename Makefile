@@ -61,7 +61,7 @@ lock: $(STAMP) ## Resolve requirements.lock anew from pyproject.toml
 	grep -o '^tensorflow==[0-9.]*' requirements.lock | sed 's/==/-cpu==/' | $(COMPILE) --no-deps - >> requirements-image.lock
 
 audit: $(STAMP) ## Look the locked packages up among known vulnerabilities (pip-audit)
-	$(BIN)/uv tool run --quiet --from pip-audit==2.10.1 pip-audit --require-hashes --disable-pip --requirement requirements.lock
+	$(BIN)/uv tool run --quiet --from pip-audit==2.10.1 pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock
 
 sbom: $(STAMP) ## Write build/sbom.json: every installed package, in CycloneDX (cyclonedx-py)
 	@mkdir -p build
