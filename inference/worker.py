@@ -32,6 +32,7 @@ log = get_logger(__name__)
 RESTART_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Pauses between pipelines that fail one after another; the last repeats."""
 BEAT_SECONDS = 60.0
+CHECK_SECONDS = 2.0
 DECODERS = 2
 RECORD_MS = 5_000
 """An HTTP caller whose pair is not safe by then is told to ask again."""
@@ -69,6 +70,7 @@ class Worker:
         tls = server_context(self._settings)
         predictors = self._load_models()
         _handle_signals(self.stop)
+        self._check_credentials()
         batcher = Batcher(predictors, self._batch_sizes, self._observe, self._settings.http_max_pending)
         batcher.start()
         writers = {name: _writer(folder, predictors[name]) for name, folder in self._folders.items()}
@@ -106,6 +108,17 @@ class Worker:
             batcher.stop()
             pool.shutdown(cancel_futures=True)
         log.info("stopped")
+
+    def _check_credentials(self) -> None:
+        """Let one client find out whether the brokers accept us, before several try again and again.
+
+        Raises:
+            ConfigurationError: they do not.
+        """
+        try:
+            kafka.cluster_topics(self._settings, CHECK_SECONDS)
+        except TransientError as error:
+            log.info("no_broker_yet", reason=str(error))  # the pipelines wait for one
 
     def _load_models(self) -> dict[str, Predictor]:
         predictors = {}

@@ -5,13 +5,12 @@ from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
     AclPermissionType,
-    AdminClient,
     ResourcePatternType,
     ResourceType,
 )
 
 from runtime.errors import ConfigurationError
-from runtime.kafka import client_config
+from runtime.kafka import admin
 from runtime.settings import Settings
 from schemas.acls import Right, rights
 
@@ -40,7 +39,8 @@ def create_acls(settings: Settings, principal: str) -> int:
             f"--acls {principal!r}: write what the brokers call a user, with {{name}} for its name, as in User:{{name}}"
         )
     bindings = [_binding(right, principal) for right in rights()]
-    for future in AdminClient(client_config(settings)).create_acls(bindings, request_timeout=30).values():
+    client = admin(settings)  # whose end would be that of its requests
+    for future in client.create_acls(bindings, request_timeout=30).values():
         try:
             future.result()
         except KafkaException as failure:

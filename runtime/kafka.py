@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -14,6 +14,8 @@ from runtime.settings import Settings
 from schemas.topics import MAX_MESSAGE_BYTES, MIB, topic_configs
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 CREDENTIAL_ERRORS = {
     KafkaError._AUTHENTICATION,
@@ -79,7 +81,7 @@ def producer(settings: Settings, transactional_id: str | None = None, **override
     }
     if transactional_id is not None:
         config |= {"transactional.id": transactional_id, "transaction.timeout.ms": 60_000}
-    return Producer(config | overrides)
+    return _made(Producer, config | overrides)
 
 
 def consumer(settings: Settings, group: str, static: bool = True, **overrides: Any) -> Consumer:
@@ -104,7 +106,22 @@ def consumer(settings: Settings, group: str, static: bool = True, **overrides: A
     }
     if static:
         config["group.instance.id"] = f"{group}-{settings.instance}"
-    return Consumer(config | overrides)
+    return _made(Consumer, config | overrides)
+
+
+def admin(settings: Settings, **overrides: Any) -> AdminClient:
+    """A client that asks about the cluster, and changes it."""
+    return _made(AdminClient, client_config(settings) | overrides)
+
+
+def _made(client: Callable[[dict[str, Any]], T], config: dict[str, Any]) -> T:
+    try:
+        return client(config)
+    except KafkaException as failure:
+        raise ConfigurationError(
+            f"no Kafka client can be made of the settings: {failure.args[0].str()}; check the MODELWATCH_KAFKA_SASL_ "
+            "settings, and the files that the MODELWATCH_KAFKA_SSL_ settings name"
+        ) from failure
 
 
 def assigned_consumer(settings: Settings, **overrides: Any) -> Consumer:
@@ -116,9 +133,9 @@ def _wrong_setting(error: KafkaError) -> bool:
     return error.code() in CREDENTIAL_ERRORS | SETTING_ERRORS
 
 
-def _create(admin: AdminClient, topics: list[NewTopic]) -> list[str]:
+def _create(client: AdminClient, topics: list[NewTopic]) -> list[str]:
     created = []
-    for name, future in admin.create_topics(topics, request_timeout=30).items():
+    for name, future in client.create_topics(topics, request_timeout=30).items():
         try:
             future.result()
             created.append(name)
@@ -147,7 +164,7 @@ def create_topics(settings: Settings, timeout: float = 10.0) -> list[str]:
         for topic, config in wanted
         if topic.name not in found
     ]
-    created = _create(AdminClient(client_config(settings)), missing) if missing else []
+    created = _create(admin(settings), missing) if missing else []
     found = _topics_when_known(settings, {topic.name for topic, _ in wanted}, timeout)
     joined = {topic.name: found[topic.name] for topic, _ in wanted if topic.joined}
     if len(set(joined.values())) > 1:
@@ -180,11 +197,11 @@ def cluster_topics(settings: Settings, timeout: float = 10.0) -> dict[str, int]:
     """
     errors: list[KafkaError] = []
     # The request's own error says only that it timed out; why comes by the callback, which `poll` calls.
-    admin = AdminClient(client_config(settings) | {"error_cb": errors.append, "log_level": 0})
+    client = admin(settings, error_cb=errors.append, log_level=0)
     try:
-        metadata = admin.list_topics(timeout=timeout)
+        metadata = client.list_topics(timeout=timeout)
     except KafkaException as failure:
-        admin.poll(0)
+        client.poll(0)
         at = settings.kafka_bootstrap_servers
         for error in filter(_wrong_setting, errors):
             raise ConfigurationError(

@@ -4,7 +4,7 @@ import socket
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from runtime.errors import ConfigurationError
@@ -80,6 +80,18 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level logged."""
 
+    @model_validator(mode="after")
+    def _sasl_is_whole(self) -> "Settings":
+        if self.kafka_security_protocol.startswith("SASL"):
+            needed = ("kafka_sasl_mechanism", "kafka_sasl_username", "kafka_sasl_password")
+            absent = [f"MODELWATCH_{name.upper()}" for name in needed if not getattr(self, name)]
+            if absent:
+                raise ValueError(
+                    f"MODELWATCH_KAFKA_SECURITY_PROTOCOL is {self.kafka_security_protocol}, which needs "
+                    f"{' and '.join(absent)} as well"
+                )
+        return self
+
 
 class AgentSettings(Settings):
     """What every agent adds to the common settings."""
@@ -114,7 +126,10 @@ def read_settings(cls: type[S], **overrides: Any) -> S:
     except ValidationError as error:
         lines = []
         for problem in error.errors():
-            field = str(problem["loc"][0]) if problem["loc"] else "settings"
+            if not problem["loc"]:  # of several settings, which the text names
+                lines.append(problem["msg"].removeprefix("Value error, "))
+                continue
+            field = str(problem["loc"][0])
             name = field if field.isupper() else f"MODELWATCH_{field.upper()}"
             secret = _is_secret(cls, field)
             found = "" if secret else f" (found {problem.get('input')!r})"

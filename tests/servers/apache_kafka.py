@@ -74,6 +74,14 @@ class ApacheKafka:
         """What clients connect to, `host:port`."""
         return f"{HOST}:{self.port}"
 
+    def add_listener(self, name: str, security_protocol: str) -> str:
+        """Listen at one more place, from the next start on; returns what clients connect to there."""
+        place = f"{HOST}:{free_ports(1, HOST)[0]}"
+        for listeners in ("listeners", "advertised.listeners"):
+            self._ours[listeners] += f",{name}://{place}"
+        self._ours["listener.security.protocol.map"] += f",{name}:{security_protocol}"
+        return place
+
     def replace_properties(self, properties: Mapping[str, str]) -> None:
         """Start with these broker properties and none of ours; their listeners must be at our three ports."""
         self._properties = dict(properties)
