@@ -32,7 +32,6 @@ COPY agents agents
 COPY training training
 COPY cli cli
 COPY elasticsearch elasticsearch
-COPY kibana kibana
 COPY models models
 RUN uv pip install --no-deps --build-constraints requirements.lock --editable . \
     && python -m compileall -q schemas runtime inference agents training cli

@@ -134,6 +134,19 @@ def test_prometheus_scrapes_the_services_at_their_port(compose: dict[str, Any]) 
     assert scraped["alertmanager"] == 9093
 
 
+def test_grafana_and_kibana_are_given_what_their_files_ask_for(compose: dict[str, Any]) -> None:
+    grafana = compose["services"]["grafana"]
+    sources = (PROJECT / "grafana" / "provisioning" / "datasources" / "modelwatch.yml").read_text()
+    assert set(re.findall(r"\$(\w+)", sources)) <= grafana["environment"].keys()
+    folder = re.search(
+        r"path: (\S+)", (PROJECT / "grafana" / "provisioning" / "dashboards" / "modelwatch.yml").read_text()
+    )
+    assert folder and f"./grafana/dashboards:{folder[1]}:ro" in grafana["volumes"]
+    importer, script = compose["services"]["kibana-import"], (PROJECT / "kibana" / "import.sh").read_text()
+    assert importer["entrypoint"] == ["sh", "/import/import.sh"] and importer["volumes"] == ["./kibana:/import:ro"]
+    assert set(importer["environment"]) <= set(re.findall(r"\$\{(KIBANA_\w+):-", script))
+
+
 def test_every_file_that_is_mounted_is_there(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
         for source in [one.split(":")[0] for one in service.get("volumes", [])]:
