@@ -94,7 +94,8 @@ class Publisher:
             try:
                 self._producer.init_transactions(START_TIMEOUT)
             except KafkaException as raised:
-                self._producer.poll(0)  # for the client's error callback
+                with contextlib.suppress(KafkaException):  # the same, once it is fatal
+                    self._producer.poll(0)  # for the client's error callback
                 if raised.args[0].retriable() and time.monotonic() < deadline:
                     continue
                 raise _translated(raised) from raised

@@ -1,5 +1,6 @@
 """Kafka clients: one place for security, delivery guarantees and the partitioner."""
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,9 @@ CREDENTIAL_ERRORS = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
+REFUSED_CERTIFICATE = re.compile(r"SSL alert number (4[2-9]|116)\b")
+"""How brokers refuse a client's certificate: in TLS 1.3 after the handshake, and librdkafka takes it for a broken connection
+and tries again at once. RFC 8446, section 6.2: bad, unsupported, revoked, expired, unknown, unknown authority, required."""
 SETTING_ERRORS = {
     KafkaError.INVALID_REPLICATION_FACTOR,
     KafkaError.INVALID_PARTITIONS,
@@ -129,8 +133,13 @@ def assigned_consumer(settings: Settings, **overrides: Any) -> Consumer:
     return consumer(settings, "modelwatch-tools", static=False, **overrides)
 
 
+def refused(error: KafkaError) -> bool:
+    """Whether the brokers refuse our credentials or rights, or we their certificate: trying again would not help."""
+    return error.code() in CREDENTIAL_ERRORS or REFUSED_CERTIFICATE.search(error.str()) is not None
+
+
 def _wrong_setting(error: KafkaError) -> bool:
-    return error.code() in CREDENTIAL_ERRORS | SETTING_ERRORS
+    return refused(error) or error.code() in SETTING_ERRORS
 
 
 def _create(client: AdminClient, topics: list[NewTopic]) -> list[str]:

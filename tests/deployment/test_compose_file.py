@@ -204,7 +204,8 @@ def test_the_file_is_one_that_docker_compose_loads(compose: dict[str, Any], tmp_
     assert set(loaded) == set(compose["services"])
     for name, service in compose["services"].items():
         found, written = loaded[name].get("environment") or {}, service.get("environment", {})
-        assert {key: value or None for key, value in found.items()} == written, name
+        texts = {key: None if value is None else str(value) for key, value in written.items()}
+        assert {key: value or None for key, value in found.items()} == texts, name
         assert loaded[name].get("command") == service.get("command"), name
         assert loaded[name]["image"] == service["image"]
 
