@@ -27,9 +27,10 @@ CREDENTIAL_ERRORS = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
-REFUSED_CERTIFICATE = re.compile(r"SSL alert number (4[2-9]|116)\b")
-"""How brokers refuse a client's certificate: in TLS 1.3 after the handshake, and librdkafka takes it for a broken connection
-and tries again at once. RFC 8446, section 6.2: bad, unsupported, revoked, expired, unknown, unknown authority, required."""
+REFUSED_CERTIFICATE = re.compile(r"SSL alert number (4[2-689]|116)\b")
+"""How brokers refuse a client's certificate: bad, unsupported, revoked, expired, unknown, of an unknown authority, without
+access, missing (RFC 8446, section 6.2). In TLS 1.3 they do so after the handshake, and librdkafka takes it for a broken
+connection and tries again at once."""
 SETTING_ERRORS = {
     KafkaError.INVALID_REPLICATION_FACTOR,
     KafkaError.INVALID_PARTITIONS,
