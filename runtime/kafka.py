@@ -29,8 +29,8 @@ CREDENTIAL_ERRORS = {
 }
 REFUSED_CERTIFICATE = re.compile(r"SSL alert number (4[2-689]|116)\b")
 """How brokers refuse a client's certificate: bad, unsupported, revoked, expired, unknown, of an unknown authority,
-without access, missing (RFC 8446, section 6.2). In TLS 1.3 they do so after the handshake, and librdkafka takes it for a
-broken connection and tries again at once."""
+without access, missing (RFC 8446, section 6.2). In TLS 1.3 they do so after the handshake, and librdkafka takes it for
+a broken connection and tries again at once."""
 SETTING_ERRORS = {
     KafkaError.INVALID_REPLICATION_FACTOR,
     KafkaError.INVALID_PARTITIONS,
