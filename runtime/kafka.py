@@ -1,5 +1,6 @@
 """Kafka clients: one place for security, delivery guarantees and the partitioner."""
 
+import math
 import re
 import threading
 import time
@@ -38,6 +39,8 @@ SETTING_ERRORS = {
     KafkaError.POLICY_VIOLATION,
 }
 """Of creating a topic: the same request is refused again."""
+PATIENCE = (0.3, 1.0, math.inf)
+"""Seconds for the first request of metadata, the second, and the third."""
 CREATION_SETTINGS = (
     "MODELWATCH_KAFKA_REPLICATION_FACTOR (at most the number of brokers) and MODELWATCH_KAFKA_PARTITIONS"
 )
@@ -209,9 +212,8 @@ def cluster_topics(settings: Settings, timeout: float = 10.0) -> dict[str, int]:
     # The request's own error says only that it timed out; why comes by the callback, which `poll` calls.
     client = admin(settings, error_cb=errors.append, log_level=0)
     try:
-        metadata = client.list_topics(timeout=timeout)
+        metadata = _metadata(client, timeout, lambda: any(map(_wrong_setting, errors)))
     except KafkaException as failure:
-        client.poll(0)
         at = settings.kafka_bootstrap_servers
         for error in filter(_wrong_setting, errors):
             raise ConfigurationError(
@@ -224,6 +226,20 @@ def cluster_topics(settings: Settings, timeout: float = 10.0) -> dict[str, int]:
             "is KAFKA_BOOTSTRAP_SERVERS right and the broker up?"
         ) from failure
     return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+
+
+def _metadata(client: AdminClient, timeout: float, hopeless: Callable[[], bool]) -> Any:
+    """The cluster's metadata; asked for in pieces of the time, because librdkafka goes on trying until each is over."""
+    deadline = time.monotonic() + timeout
+    for patience in PATIENCE:
+        left = max(0.01, deadline - time.monotonic())
+        try:
+            return client.list_topics(timeout=min(patience, left))
+        except KafkaException:
+            client.poll(0)  # for the error callback
+            if hopeless() or patience >= left:
+                raise
+    raise AssertionError  # the last piece is endless
 
 
 class DeliveryGuard:
