@@ -33,6 +33,7 @@ RESTART_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Pauses between pipelines that fail one after another; the last repeats."""
 BEAT_SECONDS = 60.0
 CHECK_SECONDS = 2.0
+JOIN_SECONDS = 1.0
 DECODERS = 2
 RECORD_MS = 5_000
 """An HTTP caller whose pair is not safe by then is told to ask again."""
@@ -104,6 +105,7 @@ class Worker:
         finally:
             self._stopping.set()
             server.stop()
+            polling.join(JOIN_SECONDS)  # a thread inside the client while the process ends may crash it
             recorder.close()
             batcher.stop()
             pool.shutdown(cancel_futures=True)

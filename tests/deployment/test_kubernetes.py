@@ -24,14 +24,16 @@ from schemas.acls import PRINCIPALS, SETUP, rights
 from schemas.topics import TOPICS
 from tests.conftest import missing
 from tests.deployment.compose import PROJECT, SERVICES, load_compose
+from tests.servers.kafka_artifacts import MissingServerError, strimzi_libraries
 
 CORE_SCHEMAS = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema" / "v1.34.0-local-strict"
 """What Kubernetes 1.34 takes, and not a field more."""
 OVERLAYS = ("local", "production")
 CRDS = PROJECT / "tests" / "deployment" / "crds"
 VALIDATED = {"keda.sh/v1alpha1", "monitoring.coreos.com/v1"}
-UNVALIDATED = {"kafka.strimzi.io/v1", "elasticsearch.k8s.elastic.co/v1", "kibana.k8s.elastic.co/v1"}
-"""No package of a registry that CI reaches carries their schemas in a form to validate with; see docs/kubernetes.md."""
+STRIMZI = "kafka.strimzi.io/v1"
+UNVALIDATED = {"elasticsearch.k8s.elastic.co/v1", "kibana.k8s.elastic.co/v1"}
+"""No package carries their schemas in a form to validate with; see docs/kubernetes.md."""
 SECRET = "PASSWORD|TOKEN|API_KEY"
 Object = dict[str, Any]
 
@@ -91,7 +93,7 @@ def names_of(cls: type[Settings]) -> set[str]:
 def test_every_core_object_is_valid(overlay: str) -> None:
     checked = 0
     for one in build(overlay):
-        if one["apiVersion"] in VALIDATED | UNVALIDATED:
+        if one["apiVersion"] in {STRIMZI} | VALIDATED | UNVALIDATED:
             continue
         problems = [error.message for error in validator_of(one["kind"], one["apiVersion"]).iter_errors(one)]
         assert not problems, f"{one['kind']} {one['metadata']['name']}: {problems}"
@@ -106,9 +108,26 @@ def test_the_validation_sees_a_field_that_does_not_exist() -> None:
     assert "livenesProbe" in problem.message
 
 
-def test_every_custom_object_is_of_a_known_kind_and_valid_where_its_schema_is_published(tmp_path: Path) -> None:
-    custom = [one for one in build("production") if one["apiVersion"] in VALIDATED | UNVALIDATED]
-    ours = [one for one in custom if one["apiVersion"] in VALIDATED]
+@pytest.mark.real_kafka
+def test_strimzis_objects_have_no_field_that_its_classes_do_not_know(tmp_path: Path) -> None:
+    try:
+        jars = strimzi_libraries()
+    except MissingServerError as reason:
+        missing(str(reason))
+    objects = [one for one in build("production") if one["apiVersion"] == STRIMZI]
+    right, wrong = tmp_path / "right.yaml", tmp_path / "wrong.yaml"
+    right.write_text(yaml.safe_dump_all(objects))
+    wrong.write_text(right.read_text().replace("replicas:", "replica:"))
+    check = ["java", "-cp", f"{jars}/*", str(Path(__file__).with_name("StrimziCheck.java"))]
+    done, failed = (
+        subprocess.run([*check, str(file)], capture_output=True, text=True, timeout=120) for file in (right, wrong)
+    )
+    assert done.returncode == 0 and f"{len(objects)} objects, 0 unknown" in done.stdout, done.stdout + done.stderr
+    assert failed.returncode == 1 and "KafkaTopic/inference.requests.Spec [replica]" in failed.stdout
+
+
+def test_operators_objects_are_valid_by_the_schemas_that_they_publish() -> None:
+    ours = [one for one in build("production") if one["apiVersion"] in VALIDATED]
     assert {one["kind"] for one in ours} >= {"ScaledObject", "TriggerAuthentication", "ServiceMonitor"}
     if shutil.which("npm") is None:
         missing("`npm` is not on PATH")
