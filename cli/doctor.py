@@ -108,5 +108,9 @@ def _broker(settings: Settings) -> Finding:
 
 
 def _store(settings: Settings) -> Finding:
-    response = urllib3.PoolManager().request("GET", settings.elasticsearch_url, timeout=3, retries=False)
-    return Finding("record store", response.status < 500, f"{settings.elasticsearch_url} answers {response.status}")
+    key, authority = settings.elasticsearch_api_key, settings.elasticsearch_ca_certs
+    pool = urllib3.PoolManager(ca_certs=str(authority) if authority else None)
+    headers = {"Authorization": f"ApiKey {key.get_secret_value()}"} if key else {}
+    response = pool.request("GET", settings.elasticsearch_url, headers=headers, timeout=3, retries=False)
+    found = f"{settings.elasticsearch_url} answers {response.status}"
+    return Finding("record store", response.status < 400, found, "check MODELWATCH_ELASTICSEARCH_API_KEY")
