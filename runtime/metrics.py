@@ -193,6 +193,12 @@ class OutliersMetrics(AgentMetrics):
             registry=registry,
         )
 
+    def begin_at_zero(self, model: str, labels: Sequence[str]) -> None:
+        """Show a model's counters before they count: a rate does not see the first step of a series that appears."""
+        self.scored.labels(model)
+        for label in labels:
+            self.outliers.labels(model, label)
+
 
 class DriftMetrics(AgentMetrics):
     """Metrics of the drift agent."""

@@ -153,6 +153,7 @@ def run(settings: OutliersSettings) -> None:
         for name, detector in detectors.items():
             detector.warm_up()
             metrics.threshold.labels(name).set(detector.threshold)
+            metrics.begin_at_zero(name, folders[name].spec.labels)
         return OutliersAgent(OutliersStage(folders, detectors, metrics, policy))
 
     AgentProcess(NAME, settings, settings.outliers_group, metrics, build).run()
