@@ -35,13 +35,15 @@ lint: $(STAMP) ## ruff, mypy, direction of imports, staleness of generated docum
 	$(BIN)/lint-imports
 	$(BIN)/python -m schemas.documents --check
 	$(BIN)/python -m cli.settings_documents --check
+	$(BIN)/python -m views --check
 
 test: lint ## Everything CI runs
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-documents: $(STAMP) ## Generate the schemas and the settings documents anew
+documents: $(STAMP) ## Generate schemas, settings documents and dashboards anew
 	$(BIN)/python -m schemas.documents
 	$(BIN)/python -m cli.settings_documents
+	$(BIN)/python -m views
 
 bench: $(STAMP) ## Measure the worker and the agents; figures go to bench/*.json
 	$(BIN)/modelwatch bench worker --json > bench/worker.json

@@ -25,17 +25,6 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 DURATION = re.compile(r"(?<![\w.])(\d+)([smhd])(?![\w])")
 
 
-def rules() -> list[dict[str, Any]]:
-    """All rules of ours, of all files."""
-    files = [yaml.safe_load(file.read_text()) for file in sorted(RULES.glob("*.yml"))]
-    return [rule for file in files for group in file["groups"] for rule in group["rules"]]
-
-
-def recorded_names() -> set[str]:
-    """What recording rules add to the metrics."""
-    return {rule["record"] for rule in rules() if "record" in rule}
-
-
 def quickened(expression: str, speed: int) -> str:
     """The expression with every duration in it `speed` times as short, so that minutes pass in seconds."""
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from cli.stack import AGENTS
-from tests.servers.prometheus import recorded_names, rules
 from views.registry import metric_facts, names_in
+from views.rules import recorded, rules
 
 PROJECT = Path(__file__).resolve().parents[3]
 FOLDER = PROJECT / "prometheus"
@@ -83,7 +83,7 @@ def test_every_section_of_the_runbook_has_its_alert() -> None:
 
 
 def test_rules_ask_for_metrics_that_exist() -> None:
-    known = {series for fact in metric_facts() for series in fact.series} | recorded_names()
+    known = {series for fact in metric_facts() for series in fact.series} | set(recorded())
     asked = set().union(*(names_in(rule["expr"]) for rule in rules()))
     assert asked - known == set()
 
