@@ -1,6 +1,6 @@
 """Every metric of every process, declared once. The registry is injected, so that tests can read it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version as package_version
 
 import numpy as np
@@ -193,7 +193,7 @@ class OutliersMetrics(AgentMetrics):
             registry=registry,
         )
 
-    def begin_at_zero(self, model: str, labels: Sequence[str]) -> None:
+    def begin_at_zero(self, model: str, labels: Iterable[str]) -> None:
         """Show a model's counters before they count: a rate does not see the first step of a series that appears."""
         self.scored.labels(model)
         for label in labels:
@@ -249,6 +249,13 @@ class DriftMetrics(AgentMetrics):
             ["model"],
             registry=registry,
         )
+
+    def begin_at_zero(self, model: str, detectors: Iterable[str]) -> None:
+        """Show a model's counters before they count: a rate does not see the first step of a series that appears."""
+        self.featured.labels(model)
+        for detector in detectors:
+            for result in ("drift", "no_drift"):
+                self.windows.labels(model, detector, result)
 
 
 class ConfusionMetrics(AgentMetrics):
@@ -346,6 +353,15 @@ class ExplanationsMetrics(AgentMetrics):
         self.recent_pairs = Gauge(
             "modelwatch_recent_pairs", "Pairs kept in memory, whose images need not be fetched", registry=registry
         )
+
+    def begin_at_zero(self, model: str, methods: Iterable[str]) -> None:
+        """Show a model's counters before they count: a rate does not see the first step of a series that appears."""
+        self.precision.labels(model)
+        self.coverage.labels(model)
+        for method in methods:
+            self.explanations.labels(model, method, "ok")
+            for metric in (self.seconds, self.predictor_calls, self.evaluations):
+                metric.labels(model, method)
 
 
 def buckets_about(thresholds: Sequence[float]) -> tuple[float, ...]:

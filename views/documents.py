@@ -1,4 +1,4 @@
-"""Writes the dashboards of Grafana and the page of metrics; `--check` only compares."""
+"""Writes the dashboards of Grafana and Kibana and the page of metrics, or says which of them are stale."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,8 @@ from views.grafana.fleet import fleet
 from views.grafana.outliers import outliers
 from views.grafana.performance import performance
 from views.grafana.service import service
+from views.kibana.objects import ndjson
+from views.kibana.saved import saved_objects
 from views.metrics_page import COMMAND, metrics_page
 from views.rules import recorded
 
@@ -24,6 +26,7 @@ def documents() -> dict[Path, str]:
     pages = {make.__name__: json.dumps(make(), cls=JSONEncoder, indent=2) + "\n" for make in DASHBOARDS}
     return {
         **{GRAFANA / f"{name}.json": text for name, text in pages.items()},
+        PROJECT / "kibana" / "modelwatch.ndjson": ndjson(saved_objects()),
         PROJECT / "docs" / "metrics.md": metrics_page(pages, recorded()),
     }
 

@@ -23,9 +23,22 @@ from runtime.model_folder import write_checksums
 from runtime.settings import Settings
 from schemas.base import utc_now
 from schemas.topics import EXPLANATION_REQUESTS
+from tests.e2e.watched_demo import WatchedDemo, panel_queries
+from views.rules import rules
 
 MODELWATCH = [sys.executable, "-m", "cli.main"]
 START_SECONDS = 120
+MAY_BE_EMPTY = {
+    "gpu_memory": "there is no GPU",
+    "modelwatch_value_": "the reference model has no breakdown by an attribute",
+    "explanations_asked": "the outliers agent's policy is off by default",
+    "policy_questions": "the reference model has no policy that asks for explanations",
+    "unscored": "no request expires, and every model has a detector",
+}
+"""Parts of the names of metrics that the demo need not show, and why."""
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="Prometheus is not installed (Debian: apt-get install prometheus)"
+)
 
 
 def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -35,18 +48,61 @@ def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess
     )
 
 
-def test_the_demo_holds_and_says_so(tmp_path: Path) -> None:
-    done = run("demo", "--output", str(tmp_path), timeout=280)
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads((tmp_path / "report.json").read_text())
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedDemo]:
+    """One run of the demo for all tests about it, watched by a real Prometheus where that is installed."""
+    watched = WatchedDemo(tmp_path_factory.mktemp("demo"), timeout=280)
+    try:
+        watched.run()
+        yield watched
+    finally:
+        if watched.prometheus is not None:
+            watched.prometheus.kill()
+
+
+def test_the_demo_holds_and_says_so(demo: WatchedDemo) -> None:
+    assert demo.status == 0, demo.output
+    report = json.loads((demo.report / "report.json").read_text())
     assert all(set(check) == {"name", "expected", "observed", "ok"} and check["ok"] for check in report["checks"])
     names = {check["name"] for check in report["checks"]}
     assert {"the truck is a truck", "every request has exactly one pair", "1000 × clean", "1000 × pixelate"} <= names
     assert {"rolling accuracy follows feedback at 40%", "the truck's explanation holds"} <= names
-    assert (tmp_path / "truck.png").read_bytes().startswith(b"\x89PNG")
+    assert (demo.report / "truck.png").read_bytes().startswith(b"\x89PNG")
     assert report["counts"]["pairs"] == report["counts"]["sent"] == 7011
     assert report["counts"]["dead_letters"] == report["counts"]["bad_sent"] > 0
     assert report["seconds"]["total"] > 0
+
+
+@needs_prometheus
+def test_every_query_of_panels_and_rules_is_valid_and_has_data_after_the_demo(demo: WatchedDemo) -> None:
+    pages = [json.loads(file.read_text()) for file in sorted(Path("grafana/dashboards").glob("*.json"))]
+    asked = panel_queries(pages)
+    asked += [(rule["record"], rule["expr"]) for rule in rules() if "record" in rule]
+    empty = {expression: where for where, expression in asked if not demo.ever(expression)}
+    without_reason = {
+        expression: where for expression, where in empty.items() if not any(name in expression for name in MAY_BE_EMPTY)
+    }
+    assert len(asked) > 100 and without_reason == {}
+    for rule in rules():
+        demo.ever(rule["expr"])  # raises if Prometheus refuses it; an alert's own has a value only while it fires
+
+
+@needs_prometheus
+def test_alerts_fire_in_the_phases_of_the_demo_that_they_are_about_and_not_in_the_clean_one(demo: WatchedDemo) -> None:
+    about = {
+        "ModelwatchDriftDetected",
+        "ModelwatchDriftPersists",
+        "ModelwatchOutlierRateHigh",
+        "ModelwatchAccuracyLow",
+    }
+    corrupted, right = demo.moment("gaussian_noise"), demo.moment("feedback at 90%")
+    wrong, end = demo.moment("feedback at 40%"), demo.moment("images answered in")
+    assert demo.firing(demo.began, corrupted) & about == set()
+    strange = demo.firing(corrupted, right)
+    assert strange & about == about - {"ModelwatchAccuracyLow"}
+    assert "ModelwatchAccuracyLow" not in demo.firing(right, wrong)
+    assert "ModelwatchAccuracyLow" in demo.firing(wrong, end)
+    assert not {"ModelwatchTargetDown", "ModelwatchRecordsRejected"} & demo.firing(demo.began, end)
 
 
 def test_the_demo_fails_and_names_the_check_when_a_figure_is_wrong(tmp_path: Path) -> None:
