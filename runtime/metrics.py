@@ -359,7 +359,8 @@ class ExplanationsMetrics(AgentMetrics):
         self.precision.labels(model)
         self.coverage.labels(model)
         for method in methods:
-            self.explanations.labels(model, method, "ok")
+            for outcome in ("ok", "timeout", "overloaded", "failed"):
+                self.explanations.labels(model, method, outcome)
             for metric in (self.seconds, self.predictor_calls, self.evaluations):
                 metric.labels(model, method)
 
