@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from cli.stack import AGENTS
+from tests.servers.prometheus import quickened
 from views.registry import metric_facts, names_in
 from views.rules import recorded, rules
 
@@ -106,3 +107,15 @@ def test_alertmanager_names_only_alerts_that_exist_and_no_secret() -> None:
         receivers
     )
     assert all(set(receiver) == {"name"} for receiver in configuration["receivers"])
+
+
+@pytest.mark.parametrize(
+    ("expression", "quick"),
+    [
+        ('rate(x_total{le="1.0"}[5m]) / 2', 'rate(x_total{le="1.0"}[5000ms]) / 2'),
+        ("x offset 1h > 1000 and model:x:ratio_rate10m", "x offset 60000ms > 1000 and model:x:ratio_rate10m"),
+        ("2m", "2000ms"),
+    ],
+)
+def test_time_that_runs_faster_shortens_durations_and_nothing_else(expression: str, quick: str) -> None:
+    assert quickened(expression, 60) == quick
