@@ -2,8 +2,8 @@
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from views.grafana.frame import BY_MODEL, framed, model_variable
-from views.grafana.panels import GREEN, RED, YELLOW, Panel, Query, curves, figure, heat, rows, transformed
+from views.grafana.frame import BY_MODEL, framed, kibana, model_variable
+from views.grafana.panels import GREEN, RED, YELLOW, Panel, Query, curves, figure, heat, linked, rows, transformed
 
 PROCESSES = '{job=~"modelwatch-.+"}'
 LATENCY = "modelwatch_request_latency_seconds"
@@ -75,12 +75,16 @@ def _glance() -> list[Panel]:
 
 def _requests() -> list[Panel]:
     return [
-        curves(
-            "Requests by outcome",
-            "ok: answered. expired: its deadline passed first. refused: it could not be read. error: see the worker's log",
-            "reqps",
-            Query(_rate("modelwatch_requests_total", "outcome"), "{{outcome}}"),
-            stacked=True,
+        linked(
+            curves(
+                "Requests by outcome",
+                "ok: answered. expired: its deadline passed first. refused: it could not be read. error: see the worker's log",
+                "reqps",
+                Query(_rate("modelwatch_requests_total", "outcome"), "{{outcome}}"),
+                stacked=True,
+            ),
+            "One prediction's whole story in Kibana",
+            kibana("prediction"),
         ),
         curves(
             "Requests by model and way",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.mappings import flat_fields
 from views.kibana.names import DASHBOARDS, dashboard_id
 from views.metrics_page import expressions
 from views.registry import metric_facts, names_in
@@ -92,6 +93,22 @@ def test_every_variable_that_is_used_is_declared(name: str) -> None:
         assert "model" in declared
     if name == "performance":
         assert "version" in declared
+
+
+def test_tables_of_records_show_fields_that_are_in_the_mapping() -> None:
+    columns = [
+        (panel, step["options"]["include"]["names"])
+        for page in PAGES.values()
+        for panel in page["panels"]
+        for step in panel.get("transformations", ())
+        if step["id"] == "filterFieldsByName"
+    ]
+    assert columns
+    mapped = flat_fields("inferences")
+    for panel, names in columns:
+        [target] = panel["targets"]
+        asked = set(re.findall(r"([\w.]+):", target["query"]))
+        assert {*names, *asked, target["timeField"]} <= set(mapped)
 
 
 def test_links_lead_to_kibana_dashboards_that_exist() -> None:

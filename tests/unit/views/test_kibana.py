@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from runtime.record_indices import KINDS, component_templates
+from runtime.record_indices import KINDS
+from tests.mappings import flat_fields
 from views.kibana.names import DASHBOARDS, dashboard_id
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -32,22 +33,7 @@ PARSED = (
 )
 
 
-def fields_of(kind: str) -> dict[str, dict[str, Any]]:
-    """The mapping of an index, flat."""
-
-    def flat(properties: dict[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
-        found = {}
-        for name, field in properties.items():
-            if "properties" in field:
-                found |= flat(field["properties"], f"{prefix}{name}.")
-            else:
-                found[f"{prefix}{name}"] = field
-        return found
-
-    return flat(component_templates()[f"modelwatch-{kind}"]["template"]["mappings"]["properties"])
-
-
-FIELDS = {f"modelwatch-{kind}": fields_of(kind) for kind in KINDS}
+FIELDS = {f"modelwatch-{kind}": flat_fields(kind) for kind in KINDS}
 
 
 def of(kind: str) -> list[Any]:
