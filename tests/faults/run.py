@@ -1,4 +1,4 @@
-"""Does faults to the whole pipeline on three nodes of Apache Kafka, and balances the books: `python -m tests.faults.run`.
+"""Does faults to the pipeline on three nodes of Apache Kafka, and balances the books: `python -m tests.faults.run`.
 
 With `--rounds` each fault in turn, so many times; with `--minutes` faults at random for so long. The exit status is 1
 unless nothing was lost, doubled or dead-lettered.
@@ -88,7 +88,7 @@ def inject(lab: Lab, fault: Fault) -> Injection:
                 break
             if time.monotonic() - over > RECOVERY_SECONDS:
                 raise AssertionError(f"{fault.name}: {scored} of {sent} scored, {joined} of {told} joined")
-            time.sleep(0.2)
+            time.sleep(0.5)
         injection.recovery_seconds = time.monotonic() - over
     injection.last, injection.seconds = len(lab.stream.truths), time.monotonic() - began
     return injection
