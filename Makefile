@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint documents bench lock clean
+.PHONY: help install demo up test lint documents bench reliability soak lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -51,6 +51,15 @@ bench: $(STAMP) ## Measure the worker and the agents; figures go to bench/*.json
 	$(BIN)/modelwatch bench drift --json > bench/drift.json
 	$(BIN)/modelwatch bench confusion --json > bench/confusion.json
 	$(BIN)/modelwatch bench explanations --json > bench/explanations.json
+
+reliability: $(STAMP) ## Do each fault to a pipeline on three Kafka nodes, three times; tables go to docs/reliability.md
+	$(BIN)/python -m tests.faults.run --rounds 3 --output bench/reliability.json
+	$(BIN)/python -m tests.faults.table
+
+MINUTES ?= 20
+soak: $(STAMP) ## Random faults under load for MINUTES=20; tables go to docs/reliability.md
+	$(BIN)/python -m tests.faults.run --minutes $(MINUTES) --output bench/soak.json
+	$(BIN)/python -m tests.faults.table
 
 lock: $(STAMP) ## Resolve requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --universal \
