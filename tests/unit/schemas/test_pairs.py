@@ -33,7 +33,7 @@ def batch(count: int, **changes: Any) -> dict[str, Any]:
         "attributes": [{"site": f"north-{index}"} for index in range(count)],
         "sent_at": [SENT + index for index in range(count)],
         "deadlines": [None if index % 2 else SENT + 60 for index in range(count)],
-        "probabilities": rng.dirichlet(np.ones(len(LABELS)), count).astype(np.float32),
+        "outputs": rng.dirichlet(np.ones(len(LABELS)), count).astype(np.float32),
         "queue": [0.001 * index for index in range(count)],
         "batch": [0.002 * index for index in range(count)],
         "compute": 0.25,
@@ -45,7 +45,7 @@ def batch(count: int, **changes: Any) -> dict[str, Any]:
 
 def expected_pair(facts: dict[str, Any], index: int) -> InferencePair:
     """The pair as the message model builds it."""
-    image, probabilities, deadline = facts["images"][index], facts["probabilities"], facts["deadlines"][index]
+    image, probabilities, deadline = facts["images"][index], facts["outputs"], facts["deadlines"][index]
     row = None if probabilities is None else probabilities[index].tolist()
     predicted = None if row is None else int(np.argmax(row))
     return InferencePair.model_validate(
@@ -85,12 +85,12 @@ CASES: dict[str, dict[str, Any]] = {
     "uint8": batch(7),
     "one": batch(1),
     "float32": batch(3, images=FLOATS),
-    "expired": batch(3, probabilities=None, batch_size=0, compute=0.0),
+    "expired": batch(3, outputs=None, batch_size=0, compute=0.0),
     "tabular": batch(3, images=FLOATS.reshape(3, 60)),
     "column-major": batch(3, images=np.asfortranarray(FLOATS)),
     "every other row": batch(3, images=np.repeat(FLOATS, 2, axis=0)[::2]),
     "whole seconds": batch(2, sent_at=[1_767_225_600.0, 0.0], answered_at=1_767_225_601.0),
-    "certain": batch(2, probabilities=np.eye(3, dtype=np.float32)[:2]),
+    "certain": batch(2, outputs=np.eye(3, dtype=np.float32)[:2]),
     "none": batch(0),
 }
 
@@ -119,7 +119,7 @@ def test_a_read_only_view_on_a_payload_is_written() -> None:
 def test_probabilities_come_back_to_the_last_bit() -> None:
     facts = batch(64)
     rows = [read_pair(value).response for value in WRITER.encode(**facts)]
-    assert np.array_equal(np.array([row.probabilities for row in rows], np.float32), facts["probabilities"])
+    assert np.array_equal(np.array([row.probabilities for row in rows], np.float32), facts["outputs"])
     assert all(row.probabilities is not None and row.confidence == max(row.probabilities) for row in rows)
     assert [row.label for row in rows] == [LABELS[row.predicted or 0] for row in rows]
 
@@ -145,7 +145,7 @@ def test_a_clock_that_is_behind_the_sender_s_counts_as_no_wait() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.1])
 def test_a_model_that_answers_no_probabilities_is_an_error_and_writes_no_pair(value: float) -> None:
     facts = batch(3)
-    facts["probabilities"][1, 2] = value
+    facts["outputs"][1, 2] = value
     with pytest.raises(ValueError, match="cifar10"):
         WRITER.encode(**facts)
 
@@ -159,8 +159,8 @@ def test_arguments_of_different_lengths_are_an_error(field: str) -> None:
 
 def test_another_number_of_classes_or_rows_is_an_error() -> None:
     for shape in ((3, 4), (2, 3), (3,)):
-        with pytest.raises(ValueError, match="probabilities have shape"):
-            WRITER.encode(**batch(3, probabilities=np.zeros(shape, np.float32)))
+        with pytest.raises(ValueError, match="outputs have shape"):
+            WRITER.encode(**batch(3, outputs=np.zeros(shape, np.float32)))
 
 
 GOOD = WRITER.encode(**batch(1))[0]
