@@ -106,11 +106,11 @@ class BoardStage:
         self._board.place((model, version), int(window), int(partition), progress, Sums(told.sums))
 
     def _show(self, group: Group) -> None:
-        labels, values = self._specs[group[0]].labels, self._specs[group[0]].breakdown_values
+        classes, values = self._specs[group[0]].classes, self._specs[group[0]].breakdown_values
         for name, sums in (("rolling", self._board.rolling(group)), ("lifetime", self._board.sums(group, LIFETIME))):
-            self._gauges.show(group, name, figures(sums, labels), labels, values)
+            self._gauges.show(group, name, figures(sums, classes), classes, values)
         latest = self._board.latest(group)
-        self._gauges.show_latest(group, figures(latest, labels))
+        self._gauges.show_latest(group, figures(latest, classes))
 
     def _report(self, group: Group, window: int) -> PerformanceReport:
         (model, version), seconds = group, self._settings.performance_window_seconds
@@ -122,7 +122,7 @@ class BoardStage:
             begin=datetime.fromtimestamp(window * seconds, timezone.utc),
             end=datetime.fromtimestamp((window + 1) * seconds, timezone.utc),
             reported_at=utc_now(),
-            **figures(sums, self._specs[model].labels),
+            **figures(sums, self._specs[model].classes),
         )
 
 
