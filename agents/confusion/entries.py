@@ -117,15 +117,15 @@ EMPTY = Entry()
 
 
 def answer_of(outputs: Sequence[float], spec: ModelSpec) -> tuple[Answer, str]:
-    """What a model answered as the fields `predicted` and `probabilities` of its pair half."""
-    if not spec.classes:
-        return number_of(outputs[0]), ""
+    """What a model answered, a float32 an output, as the fields `predicted` and `probabilities` of its pair half."""
     vector = np.asarray(outputs, "<f4")
+    if not spec.classes:
+        return float(vector[0]), ""
     return int(vector.argmax()), pybase64.b64encode_as_string(vector.tobytes())
 
 
 def number_of(value: float) -> float:
-    """A number as it is counted, to 15 digits: a record store may change the last digit of a double, and what it gives
+    """A truth as it is counted, to 15 digits: a record store may change the last digit of a double, and what it gives
     back must be what was counted."""
     return float(f"{value:.{DIGITS}g}")
 

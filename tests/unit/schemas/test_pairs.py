@@ -67,6 +67,7 @@ def expected_pair(facts: dict[str, Any], index: int) -> InferencePair:
                 "predicted": predicted,
                 "label": None if predicted is None else LABELS[predicted],
                 "confidence": None if row is None else max(row),
+                "value": None,
                 "timings": {
                     "queue": facts["queue"][index],
                     "batch": facts["batch"][index],
@@ -150,6 +151,38 @@ def test_a_model_that_answers_no_probabilities_is_an_error_and_writes_no_pair(va
         WRITER.encode(**facts)
 
 
+NUMBERS = PairWriter("crowd", "1", SHA256, ["people"], "cpu", "regression")
+
+
+def test_a_regression_model_answers_a_value_and_nothing_that_needs_classes() -> None:
+    values = np.array([[-3.25], [0.1], [np.finfo(np.float32).max]], np.float32)
+    pairs = [read_pair(value) for value in NUMBERS.encode(**batch(3, outputs=values))]
+    assert [pair.response.value for pair in pairs] == values[:, 0].tolist()
+    for pair in pairs:
+        response = pair.response
+        assert response.outcome is Outcome.OK
+        assert response.probabilities is response.predicted is response.label is response.confidence is None
+        assert orjson.loads(pair.model_dump_json())["response"].keys() == orjson.loads(GOOD)["response"].keys()
+
+
+def test_a_regression_model_that_was_not_asked_answers_nothing() -> None:
+    [value] = NUMBERS.encode(**batch(1, outputs=None, batch_size=0))
+    response = read_pair(value).response
+    assert (response.outcome, response.value) == (Outcome.EXPIRED, None)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_an_error_and_writes_no_pair(value: float) -> None:
+    with pytest.raises(ValueError, match="crowd answered a value that is not finite"):
+        NUMBERS.encode(**batch(2, outputs=np.array([[1.0], [value]], np.float32)))
+
+
+def test_a_regression_model_answers_one_number() -> None:
+    for shape in ((2, 2), (1, 1), (2,)):
+        with pytest.raises(ValueError, match="outputs have shape"):
+            NUMBERS.encode(**batch(2, outputs=np.zeros(shape, np.float32)))
+
+
 @pytest.mark.parametrize("field", ["request_ids", "images", "attributes", "sent_at", "deadlines", "queue", "batch"])
 def test_arguments_of_different_lengths_are_an_error(field: str) -> None:
     facts = batch(3)
@@ -187,6 +220,8 @@ def _set(path: str, value: object) -> Callable[[dict[str, Any]], None]:
         ("request.request_id", "", Reason.INVALID_FIELD),
         ("response.confidence", 1.5, Reason.INVALID_FIELD),
         ("response.timings.queue", -1, Reason.INVALID_FIELD),
+        ("response.value", 1.5, Reason.INVALID_FIELD),
+        ("response.probabilities", None, Reason.INVALID_FIELD),
     ],
 )
 def test_a_pair_with_a_wrong_field_is_refused_with_its_name(path: str, value: object, reason: Reason) -> None:
