@@ -1,6 +1,7 @@
 """A regression model through the real worker and agents: its values, the truth about them, and its errors."""
 
 import csv
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from cli.feedback import FeedbackOptions, send_feedback
+from runtime import kafka
 from runtime.embedded import EmbeddedServers
 from runtime.model_folder import write_checksums
 from runtime.settings import Settings
@@ -24,7 +26,7 @@ from schemas.topics import DEAD_LETTERS, FEEDBACK, PAIRS, PERFORMANCE, REQUESTS
 from tests.faults.agents import Store, wait_for
 from tests.integration.asking import ask
 from tests.integration.workers import WorkerProcess
-from tests.servers.messages import read, send
+from tests.servers.messages import read
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 MODEL = "crowd"
@@ -116,10 +118,24 @@ def outcome(agent: WorkerProcess, name: str) -> float:
     return agent.metric("modelwatch_feedback_total", outcome=name)
 
 
-def tell(settings: Settings, name: str, given_at: str = "2020-01-01T00:00:00Z", **truth: Any) -> None:
-    item = {"request_id": name, "model": MODEL, "given_at": given_at, **truth}
-    value = orjson.dumps(item).replace(b'"truth_value":null', b'"truth_value":NaN')  # which orjson does not write
-    send(settings, FEEDBACK.name, [value], key=name)
+def tell(settings: Settings, truths: dict[str, dict[str, Any]], given_at: str = "2020-01-01T00:00:00Z") -> None:
+    """Feedback by request id; each is the field that holds the truth."""
+    items = {
+        name: {"request_id": name, "model": MODEL, "given_at": given_at, **truth} for name, truth in truths.items()
+    }
+    # Not by orjson, which writes null for NaN.
+    values = {name: json.dumps(item).encode() for name, item in items.items()}
+    send_all(settings, FEEDBACK.name, values)
+
+
+def send_all(settings: Settings, topic: str, values: dict[str, bytes]) -> None:
+    """A message a key."""
+    client, guard = kafka.producer(settings), kafka.DeliveryGuard()
+    for key, value in values.items():
+        headers = [("content-type", b"application/json")]
+        kafka.produce(client, topic, guard.on_delivery, value=value, key=key, headers=headers)
+    assert client.flush(30) == 0
+    guard.check()
 
 
 def tell_by_file(settings: Settings, models: Path, path: Path, truths: dict[str, float], **options: Any) -> None:
@@ -162,13 +178,14 @@ def test_values_are_answered_recorded_and_compared_with_the_truth(
 ) -> None:
     told = np.round((answers(ROWS) + np.linspace(-3, 9, COUNT)).astype(np.float64), 3)
     truths = dict(zip(NAMES, told.tolist(), strict=True))
-    for name in NAMES[:EARLY]:
-        tell(own_settings, name, truth=truths[name])
+    tell(own_settings, {name: {"truth": truths[name]} for name in NAMES[:EARLY]})
     wait_for(lambda: outcome(agent, "early") == EARLY, 30, lambda: f"{outcome(agent, 'early')} early")
     worker.wait_ready()
-    for number, (name, row) in enumerate(zip(NAMES, ROWS, strict=True)):
-        body = encode_json(row, attributes={"site": SITES[number % len(SITES)]})
-        send(own_settings, REQUESTS.name, [body], key=name, headers=[("content-type", b"application/json")])
+    requests = {
+        name: encode_json(row, attributes={"site": SITES[number % len(SITES)]})
+        for number, (name, row) in enumerate(zip(NAMES, ROWS, strict=True))
+    }
+    send_all(own_settings, REQUESTS.name, requests)
     pairs = [read_pair(message.value()) for message in read(own_settings, PAIRS.name, COUNT)]
     values = {pair.request.request_id: pair.response.value for pair in pairs}
     assert len(values) == len(pairs) == COUNT
@@ -213,8 +230,7 @@ def test_what_is_no_truth_about_a_number_is_in_the_dead_letters_and_changes_noth
     agent: WorkerProcess, own_settings: Settings
 ) -> None:
     before = shown(agent, "rmse"), shown(agent, "labelled")
-    for name, (truth, _) in BAD.items():
-        tell(own_settings, name, **truth)
+    tell(own_settings, {name: truth for name, (truth, _) in BAD.items()})
     letters = {
         (letter.key() or b"").decode(): dict(letter.headers())["reason"].decode()
         for letter in read(own_settings, DEAD_LETTERS.name, len(BAD))
@@ -237,10 +253,9 @@ def test_truths_about_what_has_left_the_state_are_joined_by_the_record(
         wait_for(lambda: again.metric("modelwatch_join_entries") == 0, 60, lambda: "all has left the state")
         check_figures(again, stored(store))
         told = {NAMES[0]: 0.1, NAMES[1]: -1.0, **dict.fromkeys(NAMES[-5:], -1.0)}
-        for name, truth in told.items():
-            tell(own_settings, name, "2090-01-01T00:00:00Z", truth_value=truth)
-        tell(own_settings, NAMES[2], "2090-01-01T00:00:00Z", truth_value=stored(store)[NAMES[2]][1])
-        tell(own_settings, "nobody", truth_value=4.0)
+        same = {NAMES[2]: stored(store)[NAMES[2]][1], "nobody": 4.0}
+        truths = {name: {"truth_value": truth} for name, truth in (told | same).items()}
+        tell(own_settings, truths, "2090-01-01T00:00:00Z")
         wait_for(lambda: shown(again, "labelled") == COUNT, 60, lambda: f"{shown(again, 'labelled')} labelled")
         wait_for(lambda: outcome(again, "late") == 8 and outcome(again, "orphan") == 1, 60, lambda: "late and orphan")
         wait_for(lambda: len(stored(store)) == COUNT, 30, lambda: f"{len(stored(store))} records with a truth")
