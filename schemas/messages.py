@@ -92,13 +92,10 @@ class InferenceResponse(Message):
 
     @model_validator(mode="after")
     def _one_kind_of_answer(self) -> "InferenceResponse":
-        given = [name for name in ("probabilities", "value") if getattr(self, name) is not None]
-        if len(given) != (self.outcome is Outcome.OK):
+        given = (self.probabilities is not None) + (self.value is not None)
+        if given != (self.outcome is Outcome.OK):
             expected = "exactly one" if self.outcome is Outcome.OK else "none"
-            raise ValueError(
-                f"outcome {self.outcome.value} comes with {expected} of probabilities, value; "
-                f"got {', '.join(given) or 'none'}"
-            )
+            raise ValueError(f"outcome {self.outcome.value} comes with {expected} of probabilities, value; got {given}")
         return self
 
 

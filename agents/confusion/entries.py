@@ -10,6 +10,7 @@ import pybase64
 from numpy.typing import NDArray
 
 from schemas.model_spec import ModelSpec
+from schemas.refusal import Reason, Refusal
 
 PAIRS_LANE, FEEDBACK_LANE = 0, 1
 """Whether a pair half came by `inference.pairs`, or by feedback: self-contained, or joined through its old record."""
@@ -56,6 +57,12 @@ class PairHalf:
     def counted_truth(self) -> Answer | None:
         """The truth under which the lifetime counts a pair that was joined late."""
         return None if isinstance(self.counted, int) and self.counted == UNLABELLED else self.counted
+
+    def check_comparable(self, truth: Answer) -> None:
+        """Raise `Refusal` for a truth that this answer cannot be compared with: its version had other classes."""
+        kind = float if isinstance(self.predicted, float) else int
+        if not isinstance(truth, kind) or (kind is int and truth >= len(self.vector())):
+            raise Refusal(Reason.INVALID_FIELD, f"truth {truth} cannot be what version {self.version} was asked for")
 
     def vector(self) -> NDArray[np.float64]:
         """Probabilities (classes,)."""

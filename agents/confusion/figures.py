@@ -24,6 +24,13 @@ def confusion_of(sums: Sums, classes: int) -> NDArray[np.int64]:
     return matrix
 
 
+def fits(sums: Sums, classes: Sequence[str]) -> bool:
+    """Whether the sums are of a model with these classes; an earlier version may have had others, or none."""
+    cells = [map(int, name.split(":")[1:]) for name in sums if name.startswith("cell:")]
+    is_classifier = sums["confidence"] > 0 or not sums["pairs"]
+    return is_classifier and max(map(max, cells), default=0) < len(classes) if classes else not sums["confidence"]
+
+
 def figures(sums: Sums, classes: Sequence[str]) -> dict[str, Any]:
     """Fields of a `PerformanceReport`; an undefined one is None.
 

@@ -17,6 +17,7 @@ from agents.confusion.partition import FOLD, Limits, PartitionJoin
 from agents.confusion.store import Changes, MemoryStore
 from agents.confusion.sums import Sums, add
 from schemas.model_spec import ModelSpec
+from schemas.refusal import Reason
 
 CLASSES = 3
 SPEC = ModelSpec.model_validate(
@@ -279,6 +280,17 @@ def test_all_sums_are_the_same_whatever_happened(history: Any, chance: random.Ra
         for key, sums in [*disturbed.windows.items(), *disturbed.fold.sums.items()]:
             add(parts, sums if key[:2] == group else Sums())
         assert parts == total
+
+
+@pytest.mark.parametrize(("number", "truth"), [(0, 5.5), (7, "a")])
+def test_a_truth_that_fits_the_model_but_not_the_version_that_answered_is_refused(number: int, truth: Any) -> None:
+    answered, other = spec_of(number), NUMBERS if spec_of(number) is SPEC else SPEC
+    changed = {answered.name: other.model_copy(update={"name": answered.name})}
+    join = PartitionJoin(MemoryStore(), latest([], 0), changed, LIMITS)
+    join.apply([("id", Entry(half(number, 0, 0.0)))])
+    [applied] = join.apply([("id", Entry(None, (Truth(0.0, 1, 0, truth),), 0.0, 1.0))])
+    assert [refusal.reason for _, refusal in applied.refused] == [Reason.INVALID_FIELD]
+    assert applied.new.truths == () and join.totals[answered.name, "1"]["labelled"] == 0
 
 
 def test_feedback_that_is_read_ahead_pushes_no_pair_out() -> None:

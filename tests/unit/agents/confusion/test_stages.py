@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
@@ -96,6 +97,31 @@ def test_gauges_of_a_regression_model_are_of_its_errors() -> None:
         assert shown("modelwatch_accuracy", {**labels, "window": window}) is None
     assert shown("modelwatch_label_coverage", {**labels, "window": "latest"}) == 0.5
     assert shown("modelwatch_estimated_accuracy", {**labels, "window": "latest"}) is None
+
+
+@pytest.mark.parametrize(
+    "sums",
+    [
+        {"pairs": 4, "labelled": 2, "absolute": SCALE, "squared": SCALE * SCALE},
+        {"pairs": 4, "labelled": 2, "confidence": 3 * SCALE, "cell:2:1": 2},
+    ],
+)
+def test_of_a_version_that_had_other_classes_nothing_is_said(sums: dict[str, int]) -> None:
+    metrics = ConfusionMetrics(CollectorRegistry())
+    stage = BoardStage({"m": SPEC}, PerformanceGauges(metrics), ConfusionSettings())
+    tp, present = TP("monitoring.performance-sums", 0), {"pairs": 1, "labelled": 1, "confidence": SCALE, "cell:1:1": 1}
+    read = []
+    for version, own in (("0", sums), ("1", present)):
+        for window in (9, LIFETIME):
+            told = PerformanceSums(
+                model="m", version=version, window=window, partition=0, epoch=1, progress=1, sums=own
+            )
+            key, value = f"m/{version}/{window}/0".encode(), told.model_dump_json().encode()
+            read.append(SimpleNamespace(tp=tp, offset=len(read), key=key, value=value))
+    stage.compute(Batch(read, 1))
+    assert [report.model_version for report in stage.reports(1, {tp: 4})] == ["1"]
+    shown = {sample.labels["version"] for sample in metrics.performance["labelled"].collect()[0].samples}
+    assert shown == {"1"}
 
 
 def test_a_fold_of_a_billion_pairs_is_read_back_to_the_last_unit() -> None:
