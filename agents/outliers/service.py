@@ -104,6 +104,8 @@ class OutliersStage(BatchStage):
             return []
         asked: list[Outgoing] = []
         for model, count in Counter(verdict.model for _, verdict in flagged).items():
+            if not self._specs[model].is_explainable:
+                continue
             passed = self._policy.take(model, count)
             own = [read for read, verdict in flagged if verdict.model == model][:passed]
             asked.extend(_question(read) for read in own)
