@@ -32,7 +32,8 @@ def ledger_line(report: dict[str, Any]) -> str:
     books = report["ledger"]
     return (
         f"{report['servers']}; {report['requests_per_s']:g} requests a second, "
-        f"{report['seconds'] / 60:.0f} minutes, seed {report['seed']}. Sent {books['sent']:,}: {books['pairs']:,} pairs, {books['records']:,} records, "
+        f"{report['seconds'] / 60:.0f} minutes, seed {report['seed']}. "
+        f"Sent {books['sent']:,}: {books['pairs']:,} pairs, {books['records']:,} records, "
         f"{books['joined']:,} joined with their truth, {books['in_windows']:,} in {books['windows']} drift windows, "
         f"{books['questions']} questions, {books['unanswered']} unanswered, {books['dead_letters']} dead letters."
     )

@@ -2,7 +2,6 @@
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from runtime.metrics import PERFORMANCE_GAUGES
 from views.grafana.frame import (
     BY_MODEL,
     BY_VERSION,
@@ -36,7 +35,7 @@ def performance() -> Dashboard:
             ("Over time", _overall()),
             ("By class", _by_class()),
             ("By attribute of the request", _by_value()),
-            *_regression(),
+            ("Regression", _regression()),
             ("Labels", _labels()),
         ],
         [model_variable(), version_variable(), window_variable()],
@@ -187,20 +186,28 @@ def _by_value() -> list[Panel]:
     ]
 
 
-def _regression() -> list[tuple[str, list[Panel]]]:
-    """Only with models that predict numbers."""
-    known = [name for name in ("rmse", "mae") if name in PERFORMANCE_GAUGES]
-    if not known:
-        return []
-    texts = {"rmse": "root mean squared error", "mae": "mean absolute error"}
-    panel = curves(
-        "Errors of numbers",
-        "Root mean squared and mean absolute error, of models that predict numbers, in the unit of what they predict",
-        "short",
-        *(Query(_figure(name), f"{{{{model}}}} {{{{version}}}} {texts[name]}") for name in known),
-        span=24,
-    )
-    return [("Regression", [panel])]
+ERRORS = {"rmse": "root mean squared error", "mae": "mean absolute error"}
+
+
+def _regression() -> list[Panel]:
+    """Of models that predict numbers."""
+    about = "Root mean squared and mean absolute error of models that predict numbers, in the unit of what they predict"
+    return [
+        curves(
+            "Errors of numbers",
+            about,
+            "short",
+            *(Query(_figure(name), f"{{{{model}}}} {{{{version}}}} {text}") for name, text in ERRORS.items()),
+            span=14,
+        ).no_value("no model here predicts numbers, or none has labels yet"),
+        curves(
+            "Errors of numbers by value",
+            f"{about}; by value of the attribute that the model's spec names in `breakdown`",
+            "short",
+            *(Query(_by(f"value_{name}", "value"), f"{{{{value}}}} {text}") for name, text in ERRORS.items()),
+            span=10,
+        ).no_value("no model here predicts numbers, or it has no breakdown"),
+    ]
 
 
 def _labels() -> list[Panel]:
