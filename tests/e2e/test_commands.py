@@ -31,6 +31,8 @@ START_SECONDS = 120
 MAY_BE_EMPTY = {
     "gpu_memory": "there is no GPU",
     "modelwatch_value_": "the reference model has no breakdown by an attribute",
+    "modelwatch_rmse": "the reference model predicts classes",
+    "modelwatch_mae": "the reference model predicts classes",
     "explanations_asked": "the outliers agent's policy is off by default",
     "policy_questions": "the reference model has no policy that asks for explanations",
     "unscored": "no request expires, and every model has a detector",
