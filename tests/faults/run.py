@@ -7,6 +7,7 @@ unless nothing was lost, doubled or dead-lettered.
 import contextlib
 import os
 import platform
+import re
 import shutil
 import statistics
 import tempfile
@@ -109,9 +110,9 @@ def rows_of(injections: list[Injection], ledger: Ledger, lab: Lab) -> list[dict[
 
 
 def possible_faults(only: str) -> tuple[list[Fault], dict[str, str]]:
-    """Those of this machine whose name holds `only`, and why others are left out."""
+    """Those of this machine whose name matches `only`, and why others are left out."""
     left_out = {fault.name: why for fault in FAULTS if (why := fault.possible())}
-    return [one for one in FAULTS if one.name not in left_out and only in one.name], left_out
+    return [one for one in FAULTS if one.name not in left_out and re.search(only, one.name)], left_out
 
 
 def plan(lab: Lab, faults: list[Fault], rounds: int, minutes: float) -> Iterator[Fault]:
@@ -191,7 +192,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="How often each fault, in turn.")] = 0,
     minutes: Annotated[float, typer.Option(help="For how long random faults.")] = 0.0,
     rate: Annotated[float, typer.Option(help="Requests a second.")] = 30.0,
-    only: Annotated[str, typer.Option(help="Faults whose name holds this.")] = "",
+    only: Annotated[str, typer.Option(help="Faults whose name matches this regular expression.")] = "",
     seed: Annotated[int, typer.Option(help="Decides who is hit, and when.")] = 1,
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
 ) -> None:
