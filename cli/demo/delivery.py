@@ -40,7 +40,11 @@ class Ledger:
     @property
     def request_ids(self) -> list[str]:
         """Of all images sent."""
-        return [name for batch in self.batches.values() for sent in batch for name in sent.request_ids]
+        return [one for name in self.batches for one in self.request_ids_of(name)]
+
+    def request_ids_of(self, name: str) -> list[str]:
+        """Of the images of one batch."""
+        return [one for sent in self.batches[name] for one in sent.request_ids]
 
     @property
     def bad_messages(self) -> Counter[tuple[str, bytes]]:

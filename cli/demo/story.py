@@ -1,7 +1,7 @@
 """The demo's acts in order: what is sent, what is waited for, what is checked, and what is kept for the page."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from cli.demo.answers import check_accuracy, check_explanation, check_truck, htt
 from cli.demo.collect import latencies, pictures, strangest
 from cli.demo.delivery import Ledger
 from cli.demo.feedback import ACCURACIES, FeedbackAct
-from cli.demo.monitoring import FIELDS, MASKS, Monitoring
+from cli.demo.monitoring import CORRUPTIONS, FIELDS, MASKS, Monitoring
 from cli.demo.records import Records, wait_until
 from cli.demo.verdict import Verdict
 from cli.produce import ProduceOptions, Sent, send
@@ -59,9 +59,9 @@ class Story:
         self._monitoring.masks()
         with self._timed("feedback"):
             late = self._give_feedback(clean)
-        batches = {CLEAN: [clean], **{name: [sent] for name, sent in self._monitoring.sent.items()}}
-        masked = self._monitoring.masked
-        ledger = Ledger({**batches, "truck": [truck], "masked truck": masked, "late feedback": [late]})
+        clean_again, masked = [late], self._monitoring.masked
+        sent = {CLEAN: [clean], **{name: [one] for name, one in self._monitoring.sent.items()}}
+        ledger = Ledger({**sent, "truck": [truck], "masked truck": masked, "clean, once more": clean_again})
         self._close(ledger, clean, truck)
 
     def _give_feedback(self, clean: Sent) -> Sent:
@@ -110,7 +110,7 @@ class Story:
             self.evidence.letters[reason] = self.evidence.letters.get(reason, 0) + 1
 
     def _keep_pictures(self, ledger: Ledger, masked_ids: Sequence[str]) -> None:
-        batches = _by_kind(ledger.batches)
+        batches = {name: ledger.request_ids_of(name) for name in (CLEAN, *CORRUPTIONS) if name in ledger.batches}
         self.evidence.scores = {
             name: [ledger.records[one]["outlier"]["score"] for one in request_ids]
             for name, request_ids in batches.items()
@@ -142,12 +142,3 @@ class Story:
             yield
         finally:
             self.verdict.seconds[name] = time.monotonic() - began
-
-
-def _by_kind(batches: Mapping[str, Sequence[Sent]]) -> dict[str, list[str]]:
-    """Request ids of the batches of test images, by what was done to them."""
-    return {
-        name: [one for sent in batch for one in sent.request_ids]
-        for name, batch in batches.items()
-        if "truck" not in name
-    }

@@ -5,10 +5,23 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from cli.report.drawing import BLUE, GREEN, MUTED, ORANGE, SHADE, TEXT, VERMILION, Chart, chart, one_axes, shortened
+from cli.report.drawing import (
+    BLUE,
+    GREEN,
+    MUTED,
+    ORANGE,
+    SHADE,
+    TEXT,
+    VERMILION,
+    Chart,
+    chart,
+    one_axes,
+    plain_numbers,
+    shortened,
+)
 from cli.report.evidence import CLEAN, DriftWindow, FeedbackPhase, JudgedPicture, Latencies
 
 LEAST_P_VALUE = 1e-30
@@ -45,7 +58,7 @@ def masked_scores(pictures: Sequence[JudgedPicture], threshold: float) -> Chart:
         f"Outlier score of the truck by size of its mask: from {first.score:.4f} at {first.caption} to "
         f"{last.score:.4f} at {last.caption}; threshold {threshold:.4f}. Flagged: {', '.join(flagged) or 'none'}."
     )
-    return chart(draw, alt, 2.9)
+    return chart(draw, alt, 3.2, 2.9)
 
 
 def score_distributions(scores: Mapping[str, Sequence[float]], threshold: float) -> Chart:
@@ -70,6 +83,7 @@ def score_distributions(scores: Mapping[str, Sequence[float]], threshold: float)
         axes.set_yticks(range(1, len(names) + 1), [f"{shortened(name)}\n{shares[name]:.1%} flagged" for name in names])
         axes.invert_yaxis()
         axes.set_xscale("log")
+        plain_numbers(axes.xaxis)
         axes.set_xlabel(f"outlier score (log); dashed: threshold {threshold:.4f}")
         axes.grid(axis="y", visible=False)
 
@@ -92,6 +106,7 @@ def p_values(windows: Sequence[DriftWindow]) -> Chart:
         axes.set_xticks(range(len(windows)), names, rotation=35 if narrow else 0)
         axes.set_xlim(-0.5, len(windows) - 0.5)
         axes.set_yscale("log")
+        plain_numbers(axes.yaxis)
         axes.set_ylim(LEAST_P_VALUE / 30, 3)
         axes.set_ylabel("p-value (log)")
         axes.grid(axis="x", visible=False)
@@ -170,7 +185,7 @@ def confusion(phase: FeedbackPhase, labels: Sequence[str]) -> Chart:
 
     right = int(np.trace(counts))
     alt = f"Confusion matrix at {phase.accuracy:.0%}: {right} of {int(counts.sum())} on the diagonal."
-    return chart(draw, alt, 4.4, 3.9)
+    return chart(draw, alt, 4.4, 3.9, width=4.8)
 
 
 def confusion_counts(phase: FeedbackPhase, classes: int) -> NDArray[np.int64]:
@@ -193,7 +208,9 @@ def latency_histogram(latencies: Latencies) -> Chart:
         for name, value, style in styles:
             axes.axvline(value, color=VERMILION, linestyle=style, label=f"{name} {value:,.0f} ms")
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        plain_numbers(axes.xaxis)
+        marked = [step * power for power in (1, 10, 100, 1000, 10_000, 100_000) for step in (1, 2, 3, 5)]
+        axes.set_xticks([one for one in marked if bins[0] <= one <= bins[-1]])
         axes.set_xlabel("latency, ms (log)")
         axes.set_ylabel("images")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)

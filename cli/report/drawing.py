@@ -7,7 +7,9 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from cli.report.pictures import data_uri
 
@@ -17,7 +19,7 @@ GRID = "#e4e7eb"
 BLUE, VERMILION, GREEN, ORANGE = "#0072b2", "#d55e00", "#00795c", "#e69f00"
 """Told apart with any colour vision (Okabe and Ito, 2008; the green darker)."""
 SHADE = "#fbe9df"
-WIDE, NARROW = 7.6, 3.7
+WIDE, NARROW = 9.6, 3.7
 """Inches."""
 MEASURED_FONT = "DejaVu Sans"
 """Comes with matplotlib, so that texts are placed alike everywhere; and is wider than those that are shown."""
@@ -59,19 +61,26 @@ class Chart:
     alt: str
 
 
-def chart(draw: Draw, alt: str, height: float = 3.2, narrow_height: float | None = None) -> Chart:
+def chart(draw: Draw, alt: str, height: float, narrow_height: float | None = None, width: float = WIDE) -> Chart:
     """The chart that `draw` makes, in both widths.
 
     Args:
         height: inches.
         narrow_height: of the narrow one; default `height`.
+        width: of the wide one, if it does not take the whole page.
     """
-    return Chart(_svg(draw, WIDE, height, False), _svg(draw, NARROW, narrow_height or height, True), alt)
+    return Chart(_svg(draw, width, height, False), _svg(draw, NARROW, narrow_height or height, True), alt)
 
 
 def shortened(text: str, length: int = 18) -> str:
     """A label that fits beside an axis."""
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Numbers as they are beside a logarithmic axis, which would else write formulas; at whole powers only."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}" if value > 9e-5 else f"{value:.0e}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def one_axes(figure: Figure) -> Axes:

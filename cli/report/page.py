@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cli.report import charts
 from cli.report.drawing import Chart
-from cli.report.evidence import CLEAN, Evidence, JudgedPicture, Latencies
+from cli.report.evidence import CLEAN, Delivery, Evidence, JudgedPicture, Latencies
 from cli.report.pictures import data_uri, picture_uri, score_map_uri
 
 ACCURACY_MARGIN = 0.03
@@ -76,6 +76,7 @@ def render(evidence: Evidence) -> str:
         charts=all_charts(evidence),
         overlay=_overlay(evidence),
         latency_rows=latency_rows(evidence.latencies),
+        delivered=in_all(evidence.deliveries),
         letters=sorted(evidence.letters.items(), key=lambda item: (-item[1], item[0])),
         clean=CLEAN,
     )
@@ -124,6 +125,12 @@ def tiles(evidence: Evidence) -> Iterator[Tile]:
     yield Tile(
         f"{evidence.counts.get('dead_letters', 0)}", "dead letters, all on purpose" if evidence.ok else "dead letters"
     )
+
+
+def in_all(deliveries: Sequence[Delivery]) -> Delivery:
+    """The sum of all batches."""
+    names = ("sent", "pairs", "records", "bad", "dead_letters")
+    return Delivery("in all", *(sum(getattr(one, name) for one in deliveries) for name in names))
 
 
 def latency_rows(latencies: Latencies | None) -> Sequence[tuple[str, Sequence[float]]]:
