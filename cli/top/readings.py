@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 Labels = Mapping[str, str]
 Samples = Mapping[str, Sequence[tuple[Labels, float]]]
 """Labels and value of each sample, by its name."""
+UNKNOWN = "unknown"
+"""Label `model` of what names no model that is here."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Readings:
     before: Mapping[str, Scrape] = field(default_factory=dict)
 
     def models(self) -> list[str]:
-        """Every model that some metric of ours names."""
+        """Every model that some metric of ours names, `UNKNOWN` left out."""
         return sorted(
             {
                 labels["model"]
@@ -55,7 +57,7 @@ class Readings:
                 for name, samples in (scrape.samples or {}).items()
                 if name.startswith("modelwatch_")
                 for labels, _ in samples
-                if labels.get("model")
+                if labels.get("model", UNKNOWN) not in ("", UNKNOWN)
             }
         )
 

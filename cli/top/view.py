@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from cli.top.readings import Quantile, Readings, Scrape
+from cli.top.readings import UNKNOWN, Quantile, Readings, Scrape
 
 BARS = "▁▂▃▄▅▆▇█"
 PANEL_WIDTH = 52
@@ -38,7 +38,9 @@ class Frame:
             yield Text(f"\n{model}", style="bold")
             panels = model_panels(self._readings, model, self._history.get(model, ()))
             yield Columns([_panel(title, lines, width) for title, lines in panels], padding=0)
-        yield Columns([_panel("Dead letters", list(dead_letters(self._readings)), width)], padding=0)
+        rest = (("Dead letters", dead_letters(self._readings)), ("Of no model here", unknown(self._readings)))
+        yield Text()
+        yield Columns([_panel(title, list(lines), width) for title, lines in rest], padding=0)
 
     def _title(self) -> Text:
         scrapes = self._readings.after.values()
@@ -51,9 +53,9 @@ class Frame:
 
 def processes_table(readings: Readings) -> Table:
     """A row a process: state, load, lag, records, dead letters."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("process", no_wrap=True)
-    table.add_column("state", ratio=1)
+    table.add_column("state")
     for name in ("CPU", "memory", "lag", "records/s", "dead letters"):
         table.add_column(name, justify="right", no_wrap=True)
     for scrape in readings.after.values():
@@ -185,6 +187,23 @@ def dead_letters(readings: Readings) -> Iterator[Line]:
     for value, text in sorted(seen, reverse=True):
         yield text, f"{value:,.0f}"
     if not seen:
+        yield "none", ""
+
+
+def unknown(readings: Readings) -> Iterator[Line]:
+    """Requests, questions and feedback that name no model that is here."""
+    seen = [
+        (what, {outcome: count for outcome, count in readings.by_label(name, "outcome", model=label).items() if count})
+        for what, name, label in (
+            ("requests", "modelwatch_requests_total", UNKNOWN),
+            ("questions", "modelwatch_explanations_total", UNKNOWN),
+            ("feedback", "modelwatch_feedback_total", ""),
+        )
+    ]
+    for what, counts in seen:
+        if counts:
+            yield what, _counts(counts)
+    if not any(counts for _, counts in seen):
         yield "none", ""
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -156,7 +157,7 @@ def test_top_finds_the_processes_and_shows_their_figures(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 of 5 processes ready" in done.stdout, done.stdout
     assert re.search(r"answers +\d.*/s, [1-9]\d* in all", done.stdout), done.stdout
-    assert re.search(r"kafka p50 p95 p99 +\d+  \d+  \d+ ms", done.stdout), done.stdout
+    assert re.search(r"kafka p50 p95 p99 +[\d,]+  [\d,]+  [\d,]+ ms", done.stdout), done.stdout
     assert "inference: unreadable_image" in done.stdout and "open window" in done.stdout
 
 
@@ -172,18 +173,17 @@ def test_ctrl_c_stops_everything_cleanly(pipeline: tuple[subprocess.Popen[str], 
     assert process.wait(30) == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "said"),
-    [
-        (["produce", "nothing-here"], 1, "no broker answered"),
-        (["setup"], 1, "KAFKA_BOOTSTRAP_SERVERS"),
-        (["pairs"], 1, "no broker answered"),
-    ],
-)
-def test_a_missing_broker_is_one_line_not_a_traceback(arguments: list[str], status: int, said: str) -> None:
-    done = run(*arguments, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
-    assert done.returncode == status
-    assert said in done.stderr and "Traceback" not in done.stderr
+def test_a_missing_broker_is_one_line_not_a_traceback() -> None:
+    said = {
+        ("produce", "nothing-here"): "no broker answered",
+        ("setup",): "KAFKA_BOOTSTRAP_SERVERS",
+        ("pairs",): "no broker answered",
+    }
+    with ThreadPoolExecutor(len(said)) as threads:  # each waits ten seconds for its broker
+        ends = threads.map(lambda arguments: run(*arguments, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1"), said)
+    for done, text in zip(ends, said.values(), strict=True):
+        assert done.returncode == 1
+        assert text in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_wrong_setting_is_named(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def worker() -> WorkerMetrics:
     metrics = WorkerMetrics(CollectorRegistry())
     metrics.requests.labels(MODEL, "ok", "kafka").inc(1000)
     metrics.requests.labels(MODEL, "refused", "kafka").inc(7)
+    metrics.requests.labels("unknown", "refused", "kafka").inc(3)
     for value in (0.012, 0.015, 0.04):
         metrics.request_latency.labels(MODEL, "kafka").observe(value)
     metrics.batch_size.labels(MODEL).observe(24)
@@ -105,6 +106,7 @@ def test_every_question_has_its_figures(busy: Frame) -> None:
         "ok 3",
         "precision 0.980, coverage 0.250",
         "inference: unreadable_image",
+        "refused 3",
     ):
         assert figure in text, f"{figure}\n{text}"
     row = next(line for line in text.splitlines() if "worker-0" in line)
