@@ -13,7 +13,8 @@ from rich.text import Text
 from cli.top.readings import UNKNOWN, Quantile, Readings, Scrape
 
 BARS = "▁▂▃▄▅▆▇█"
-PANEL_WIDTH = 52
+PANEL_WIDTH, NARROW_PANEL = 52, 40
+"""Columns that a panel has at least; the second where only one of the first would fit."""
 LABELS_SHOWN = 3
 NONE = Text("–", style="dim")
 Line = tuple[str, RenderableType]
@@ -30,8 +31,8 @@ class Frame:
         self._moment = moment
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        columns = max(1, options.max_width // PANEL_WIDTH)
-        width = options.max_width // columns
+        least = PANEL_WIDTH if options.max_width >= 2 * PANEL_WIDTH else NARROW_PANEL
+        width = options.max_width // max(1, options.max_width // least)
         yield self._title()
         yield processes_table(self._readings)
         for model in self._readings.models():
