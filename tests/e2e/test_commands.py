@@ -83,6 +83,7 @@ def test_the_demo_fails_and_names_the_check_when_a_detector_is_wrong(tmp_path: P
     assert done.returncode == 1, done.stdout + done.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     broken = "small masks pass, large ones are flagged"
+    assert f"1 failed: {broken}" in done.stdout
     assert [check["name"] for check in report["checks"] if not check["ok"]] == [broken]
     assert re.search(rf"1 of \d+ checks fail.*<li>{broken}</li>", (tmp_path / "out" / "report.html").read_text(), re.S)
 
