@@ -95,7 +95,8 @@ def produce(
 def feedback(
     prefix: Annotated[str | None, typer.Option(help="Start of the request ids, as `produce` printed it.")] = None,
     csv: Annotated[
-        Path | None, typer.Option(help="File of rows id,truth instead; truth: class index or label.")
+        Path | None,
+        typer.Option(help="File of rows id,truth instead; truth: class index, label, or a regression model's number."),
     ] = None,
     accuracy: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of right answers to feign; default the data set's labels.")

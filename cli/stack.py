@@ -12,7 +12,7 @@ from pathlib import Path
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from cli.supervisor import Service, Supervisor
-from cli.targets import written_targets
+from cli.targets import write_targets
 from runtime.embedded import EmbeddedServers, free_ports
 from runtime.errors import ConfigurationError, TransientError
 from runtime.kafka import create_topics
@@ -93,12 +93,12 @@ def running_stack(
         _set_record_store_up(settings)
         services = list(_services(ports, workers, agents, variables))
         urls = {service.name: service.url for service in services}
+        write_targets(data, urls)
         supervisor = Supervisor(services, write)
         try:
-            with written_targets(data, urls):
-                supervisor.start()
-                supervisor.wait_ready(READY_SECONDS, stopping)
-                yield Stack(settings, supervisor, variables, urls)
+            supervisor.start()
+            supervisor.wait_ready(READY_SECONDS, stopping)
+            yield Stack(settings, supervisor, variables, urls)
         finally:
             supervisor.stop()
     finally:

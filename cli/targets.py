@@ -1,10 +1,11 @@
-"""Which processes there are and where they answer: a file that `up` and `demo` keep, in Prometheus' own format.
+"""Which processes there are and where they answer: a file that `up` and `demo` write, in Prometheus' own format.
 
-The format is that of file-based service discovery, so that a Prometheus can be pointed at the same file.
+The format is that of file-based service discovery (`file_sd_configs`), so that Prometheus and `modelwatch top` read the
+same file. It stays when the processes end: who watches them sees that they are down.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,42 +13,45 @@ import orjson
 
 from runtime.errors import ConfigurationError
 
-FILE = "targets.json"
-SERVICE = "service"
-SCHEME = "__scheme__"
+TARGETS_FILE = "targets.json"
+"""In the data folder."""
+JOB, JOB_PREFIX = "job", "modelwatch-"
+"""Label that rules and dashboards know a service by, and the beginning of its value."""
 
 
-@contextmanager
-def written_targets(folder: Path, urls: Mapping[str, str]) -> Iterator[Path]:
-    """The file, for as long as the processes run.
+def write_targets(folder: Path, urls: Mapping[str, str]) -> None:
+    """Write one entry a process; renamed, so that no reader sees half a file.
 
     Args:
-        urls: where each process answers, by its name.
+        urls: where each process answers, by its name: the service, or the service and a number (`worker-0`).
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / FILE
-    entries = [
-        {"targets": [urlsplit(url).netloc], "labels": {SERVICE: name, SCHEME: urlsplit(url).scheme}}
+    targets = [
+        {"targets": [urlsplit(url).netloc], "labels": {JOB: f"{JOB_PREFIX}{name.partition('-')[0]}"}}
         for name, url in urls.items()
     ]
-    file.write_bytes(orjson.dumps(entries, option=orjson.OPT_INDENT_2))
-    try:
-        yield file
-    finally:
-        file.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    half = folder / f"{TARGETS_FILE}.tmp"
+    half.write_bytes(orjson.dumps(targets, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    half.replace(folder / TARGETS_FILE)
 
 
 def read_targets(file: Path) -> dict[str, str]:
-    """URLs by name, as `written_targets` wrote them.
+    """URLs by name: the service; numbered, where several processes are of one.
 
     Raises:
         ConfigurationError: the file is there, but is not such a file.
     """
     try:
-        return {
-            entry["labels"][SERVICE]: f"{entry['labels'].get(SCHEME, 'http')}://{target}"
+        found = [
+            (str(entry["labels"][JOB]).removeprefix(JOB_PREFIX), f"http://{target}")
             for entry in orjson.loads(file.read_bytes())
             for target in entry["targets"]
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigurationError(f"{file} does not say where the processes are ({error}); remove it") from error
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{file} does not say where the processes are ({error!r}); remove it") from error
+    several, seen = Counter(name for name, _ in found), Counter[str]()
+    urls = {}
+    for name, url in found:
+        urls[f"{name}-{seen[name]}" if several[name] > 1 else name] = url
+        seen[name] += 1
+    return urls

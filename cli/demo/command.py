@@ -43,9 +43,8 @@ def run_demo(images: int, output: Path) -> bool:
         shutil.rmtree(output / "servers", ignore_errors=True)
     verdict.seconds["total"] = time.monotonic() - began
     _write(verdict, evidence, output)
-    _print_speed(verdict, console)
     _print(verdict, console)
-    console.print(f"Report: {output / 'report.html'} (figures: {output / 'report.json'})", highlight=False)
+    console.print(f"Report: {output / 'report.html'} (figures: {output / 'report.json'})", highlight=False, soft_wrap=True)
     return verdict.ok
 
 
@@ -73,17 +72,6 @@ def _write(verdict: Verdict, evidence: Evidence, output: Path) -> None:
     (output / "report.html").write_text(render(evidence), encoding="utf-8")
 
 
-def _print_speed(verdict: Verdict, console: Console) -> None:
-    if "stream" not in verdict.seconds:
-        return  # the run did not come to it
-    count, took = verdict.counts["streamed"], verdict.seconds["stream"]
-    console.print(
-        f"{count} images answered in {took:.2f} s: {count / took:,.0f} images/s; "
-        f"a single HTTP request takes {verdict.seconds['http_request_median'] * 1000:.0f} ms (median).",
-        highlight=False,
-    )
-
-
 def _print(verdict: Verdict, console: Console) -> None:
     table = Table("check", "expected", "observed", "ok", box=None, pad_edge=False)
     for check in verdict.checks:
@@ -91,4 +79,4 @@ def _print(verdict: Verdict, console: Console) -> None:
         table.add_row(check["name"], str(check["expected"]), str(check["observed"]), ok)
     console.print(table)
     if verdict.failed:
-        console.print(f"{len(verdict.failed)} failed: {'; '.join(verdict.failed)}", style="red", markup=False)
+        console.print(f"{len(verdict.failed)} failed: {'; '.join(verdict.failed)}", style="red", markup=False, soft_wrap=True)

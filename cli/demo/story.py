@@ -127,6 +127,11 @@ class Story:
         self.verdict.seconds |= {"stream": took, "http_request_median": http_median(self.stack)}
         self.evidence.device = stream[0].response.device
         self.evidence.latencies = latencies(pairs)
+        self.console.print(
+            f"{len(stream)} images answered in {took:.2f} s: {len(stream) / took:,.0f} images/s; a single HTTP request "
+            f"takes {self.verdict.seconds['http_request_median'] * 1000:.0f} ms (median).",
+            highlight=False,
+        )
 
     def _send(self, options: ProduceOptions) -> Sent:
         return send(options, self.stack.settings, self.console)

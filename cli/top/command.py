@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 
 from cli.stack import AGENTS, Ports
-from cli.targets import FILE, read_targets
+from cli.targets import TARGETS_FILE, read_targets
 from cli.top.readings import Readings, Scrape
 from cli.top.scrape import Scraper
 from cli.top.view import Frame
@@ -79,10 +79,10 @@ def run_top(urls: Sequence[str], data: Path, workers: int, ports: Ports, interva
 
 
 def targets(urls: Sequence[str], data: Path, workers: int, ports: Ports) -> dict[str, str]:
-    """URLs by the name of the process: those given, else those that `up` wrote down, else those at its ports."""
+    """URLs by the name of the process: those given, else those that `up` wrote down last, else those at its ports."""
     if urls:
         return {_name(url): url.rstrip("/") for url in urls}
-    file = data / FILE
+    file = data / TARGETS_FILE
     if file.exists():
         return read_targets(file)
     found = {f"worker-{number}": ports.worker + number for number in range(workers)}

@@ -14,11 +14,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from cli.stack import Ports
-from cli.targets import read_targets, written_targets
+from cli.targets import write_targets
 from cli.top.command import targets
 from cli.top.scrape import Scraper
 from runtime.embedded import free_ports
-from runtime.errors import ConfigurationError
 from runtime.health import Health, HttpServer
 from runtime.metrics import WorkerMetrics
 
@@ -121,16 +120,9 @@ def _read_until(descriptor: int, wanted: bytes, seen: bytes) -> bytes:
 
 def test_processes_are_found_by_their_file_then_by_ports(tmp_path: Path) -> None:
     ports = Ports(worker=8000, agents=8100)
-    with written_targets(tmp_path, {"worker-0": "http://127.0.0.1:1234", "drift": "https://h:1"}) as file:
-        found = targets([], tmp_path, 2, ports)
-        assert found == read_targets(file) == {"worker-0": "http://127.0.0.1:1234", "drift": "https://h:1"}
-        assert targets(["http://a:1/"], tmp_path, 2, ports) == {"a:1": "http://a:1"}
     found = targets([], tmp_path, 2, ports)
     assert (found["worker-1"], found["outliers"]) == ("http://127.0.0.1:8001", "http://127.0.0.1:8100")
     assert len(found) == 6
-
-
-def test_a_file_that_is_something_else_is_named(tmp_path: Path) -> None:
-    (tmp_path / "targets.json").write_text('{"a": 1}')
-    with pytest.raises(ConfigurationError, match=r"targets\.json"):
-        targets([], tmp_path, 1, Ports())
+    write_targets(tmp_path, {"worker-0": "http://127.0.0.1:1234", "drift": "http://127.0.0.1:99"})
+    assert targets([], tmp_path, 2, ports) == {"worker": "http://127.0.0.1:1234", "drift": "http://127.0.0.1:99"}
+    assert targets(["http://a:1/"], tmp_path, 2, ports) == {"a:1": "http://a:1"}
