@@ -44,7 +44,9 @@ def run_demo(images: int, output: Path) -> bool:
     verdict.seconds["total"] = time.monotonic() - began
     _write(verdict, evidence, output)
     _print(verdict, console)
-    console.print(f"Report: {output / 'report.html'} (figures: {output / 'report.json'})", highlight=False, soft_wrap=True)
+    console.print(
+        f"Report: {output / 'report.html'} (figures: {output / 'report.json'})", highlight=False, soft_wrap=True
+    )
     return verdict.ok
 
 
@@ -79,4 +81,6 @@ def _print(verdict: Verdict, console: Console) -> None:
         table.add_row(check["name"], str(check["expected"]), str(check["observed"]), ok)
     console.print(table)
     if verdict.failed:
-        console.print(f"{len(verdict.failed)} failed: {'; '.join(verdict.failed)}", style="red", markup=False, soft_wrap=True)
+        console.print(
+            f"{len(verdict.failed)} failed: {'; '.join(verdict.failed)}", style="red", markup=False, soft_wrap=True
+        )
