@@ -120,33 +120,14 @@ def p_values(windows: Sequence[DriftWindow]) -> Chart:
 def accuracy_curve(phases: Sequence[FeedbackPhase], margin: float) -> Chart:
     """Rolling and lifetime accuracy over the labelled images, from the records; and what the metric showed."""
     correct = [np.equal(phase.truths, phase.predicted) for phase in phases]
-    names = (f"last {ROLLING} images", f"set accuracy ± {margin * 100:.0f} points", "metric, rolling")
     lifetime = np.cumsum(np.concatenate(correct)) / np.arange(1, sum(map(len, correct)) + 1)
 
     def draw(figure: Figure, narrow: bool) -> None:
         axes = one_axes(figure)
-        begin = 0
-        for number, (phase, flags) in enumerate(zip(phases, correct, strict=True)):
-            curve, band, metric = names if number == 0 else (UNNAMED,) * 3
-            places, means = _rolling(flags)
-            axes.plot(begin + places, means, color=BLUE, label=curve)
-            axes.fill_between(
-                [begin, begin + len(flags)],
-                phase.accuracy - margin,
-                phase.accuracy + margin,
-                color=ORANGE,
-                alpha=0.3,
-                linewidth=0,
-                label=band,
-            )
-            begin += len(flags)
-            if phase.rolling is not None:
-                axes.scatter(
-                    begin, phase.rolling, color=VERMILION, marker="D", s=34, zorder=4, clip_on=False, label=metric
-                )
-        axes.plot(np.arange(1, begin + 1), lifetime, color=MUTED, linestyle="--", label="all so far")
+        end = _phases(axes, phases, correct, margin)
+        axes.plot(np.arange(1, end + 1), lifetime, color=MUTED, linestyle="--", label="all so far")
         axes.set_ylim(0, 1)
-        axes.set_xlim(0, begin)
+        axes.set_xlim(0, end)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_xlabel("labelled images, in order of answering")
         axes.set_ylabel("accuracy")
@@ -237,6 +218,23 @@ def _detector(axes: Axes, windows: Sequence[DriftWindow], name: str, colour: str
         axes.scatter(place + shift, values.min(), color=colour, marker="D", s=42, edgecolor="white", label=labels[1])
         label = f"{name}: drift below {test.threshold:.2g}" if place == 0 else UNNAMED
         axes.hlines(test.threshold, place + shift - 0.18, place + shift + 0.18, color=colour, lw=1.6, label=label)
+
+
+def _phases(axes: Axes, phases: Sequence[FeedbackPhase], correct: Sequence[NDArray[np.bool_]], margin: float) -> int:
+    """Each phase's band, rolling mean, and the metric at its end, one after the other; returns where the last ends."""
+    begin = 0
+    names = (f"last {ROLLING} images", f"set accuracy ± {margin * 100:.0f} points", "metric, rolling")
+    for phase, flags in zip(phases, correct, strict=True):
+        curve, band, metric = names
+        places, means = _rolling(flags)
+        axes.plot(begin + places, means, color=BLUE, label=curve)
+        span, lower, upper = (begin, begin + len(flags)), phase.accuracy - margin, phase.accuracy + margin
+        axes.fill_between(span, lower, upper, color=ORANGE, alpha=0.3, linewidth=0, label=band)
+        begin += len(flags)
+        if phase.rolling is not None:
+            axes.scatter(begin, phase.rolling, 34, color=VERMILION, marker="D", zorder=4, clip_on=False, label=metric)
+        names = (UNNAMED,) * 3
+    return begin
 
 
 def _told(window: DriftWindow) -> str:
