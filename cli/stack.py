@@ -1,7 +1,6 @@
 """What `up` and `demo` run: servers (embedded unless the environment names others) and our services."""
 
 import asyncio
-import json
 import os
 import socket
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from cli.supervisor import Service, Supervisor
+from cli.targets import write_targets
 from runtime.embedded import EmbeddedServers, free_ports
 from runtime.errors import ConfigurationError, TransientError
 from runtime.kafka import create_topics
@@ -22,8 +22,6 @@ from runtime.settings import Settings, read_settings
 READY_SECONDS = 180.0
 AGENTS = ("outliers", "drift", "confusion", "explanations")
 """Of `python -m agents.<name>`."""
-TARGETS_FILE = "targets.json"
-"""In the data folder: where each process shows its metrics, as Prometheus reads it (`file_sd_configs`)."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,7 @@ def running_stack(
     Args:
         write: takes the lines of each service's log.
         environment: further variables for the services.
+        data: folder of the embedded servers' files and of `targets.json`, which says where the services are.
         agents: which to run.
         keep_data: let the embedded servers save their data, which takes seconds for each 100 MB.
 
@@ -93,12 +92,13 @@ def running_stack(
         _create_topics(settings)
         _set_record_store_up(settings)
         services = list(_services(ports, workers, agents, variables))
-        _write_targets(data, services)
+        urls = {service.name: service.url for service in services}
+        write_targets(data, urls)
         supervisor = Supervisor(services, write)
         try:
             supervisor.start()
             supervisor.wait_ready(READY_SECONDS, stopping)
-            yield Stack(settings, supervisor, variables, {service.name: service.url for service in services})
+            yield Stack(settings, supervisor, variables, urls)
         finally:
             supervisor.stop()
     finally:
@@ -161,21 +161,6 @@ def _services(ports: Ports, workers: int, agents: Sequence[str], variables: dict
         own = {"MODELWATCH_INSTANCE": f"{name}-0", "MODELWATCH_PORT": str(port), "MODELWATCH_HOST": "127.0.0.1"}
         environment = asked | variables | own
         yield Service(name, ["-m", f"agents.{name}"], f"http://127.0.0.1:{port}", environment)
-
-
-def _write_targets(data: Path, services: Sequence[Service]) -> None:
-    """One entry a process, of the job that rules and dashboards know it by; renamed, so that no reader sees half."""
-    targets = [
-        {
-            "targets": [service.url.removeprefix("http://")],
-            "labels": {"job": f"modelwatch-{service.name.partition('-')[0]}"},
-        }
-        for service in services
-    ]
-    data.mkdir(parents=True, exist_ok=True)
-    half = data / f"{TARGETS_FILE}.tmp"
-    half.write_text(json.dumps(targets, indent=2) + "\n", encoding="utf-8")
-    half.replace(data / TARGETS_FILE)
 
 
 @retry(retry=retry_if_exception_type(TransientError), stop=stop_after_delay(30), wait=wait_fixed(0.5), reraise=True)
