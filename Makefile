@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint documents bench reliability soak lock clean
+.PHONY: help install demo up test lint documents bench reliability soak lock audit sbom clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -36,14 +36,16 @@ lint: $(STAMP) ## ruff, mypy, direction of imports, staleness of generated docum
 	$(BIN)/python -m schemas.documents --check
 	$(BIN)/python -m cli.settings_documents --check
 	$(BIN)/python -m views --check
+	$(BIN)/python -m cli.manifests --check
 
 test: lint ## Everything CI runs
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-documents: $(STAMP) ## Generate schemas, settings documents and dashboards anew
+documents: $(STAMP) ## Generate schemas, settings documents, dashboards and manifests anew
 	$(BIN)/python -m schemas.documents
 	$(BIN)/python -m cli.settings_documents
 	$(BIN)/python -m views
+	$(BIN)/python -m cli.manifests
 
 bench: $(STAMP) ## Measure the worker and the agents; figures go to bench/*.json
 	$(BIN)/modelwatch bench worker --json > bench/worker.json
@@ -61,9 +63,21 @@ soak: $(STAMP) ## Random faults under load for MINUTES=20; tables go to docs/rel
 	$(BIN)/python -m tests.faults.run --minutes $(MINUTES) --output bench/soak.json
 	$(BIN)/python -m tests.faults.table
 
+COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --universal --python-version 3.10
+BLOCKS = awk '/^[a-z]/ { keep = $$0 ~ pattern } keep'
+
 lock: $(STAMP) ## Resolve requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --universal \
-		--python-version 3.10 --extra local --extra dev pyproject.toml --output-file requirements.lock
+	$(COMPILE) --extra local --extra dev pyproject.toml --output-file requirements.lock
+	$(COMPILE) --extra gpu --constraints requirements.lock pyproject.toml | $(BLOCKS) pattern='^nvidia-' > requirements-image.lock
+	grep -o '^tensorflow==[0-9.]*' requirements.lock | sed 's/==/-cpu==/' | $(COMPILE) --no-deps - >> requirements-image.lock
+
+audit: $(STAMP) ## Look the locked packages up among known vulnerabilities (pip-audit)
+	$(BIN)/uv tool run --quiet --from pip-audit==2.10.1 pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock
+
+sbom: $(STAMP) ## Write build/sbom.json: every installed package, in CycloneDX (cyclonedx-py)
+	@mkdir -p build
+	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file build/sbom.json $(BIN)/python
 
 clean: ## Remove .venv and build/
 	rm -rf $(VENV) build

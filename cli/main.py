@@ -47,21 +47,28 @@ def up(
 
 
 @app.command()
-def setup() -> None:
+def setup(
+    acls: Annotated[
+        str | None,
+        typer.Option(metavar="PRINCIPAL", help="Also give each service's user its rights, e.g. 'User:{name}'."),
+    ] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to go on trying while a server does not answer.")] = 0.0,
+) -> None:
     """Create the topics on the brokers and the index templates in the record store. Safe to repeat."""
-    import asyncio
+    from cli.setup import run_setup
 
-    from runtime.kafka import create_topics
-    from runtime.record_indices import setup_record_store
-    from runtime.settings import Settings, read_settings
+    run_setup(acls, wait)
 
-    settings = read_settings(Settings)
-    created = create_topics(settings)
-    typer.echo(
-        f"{settings.kafka_bootstrap_servers}: " + (f"created {', '.join(created)}" if created else "nothing to do")
-    )
-    applied = asyncio.run(setup_record_store(settings))
-    typer.echo(f"{settings.elasticsearch_url}: {', '.join(applied)}")
+
+@app.command()
+def seed(
+    images: Annotated[int, typer.Option(min=10, max=10000, help="Images of each act.")] = 1000,
+    rate: Annotated[float | None, typer.Option(min=0.01, help="Images a second; default as fast as possible.")] = 100.0,
+) -> None:
+    """Send the article's story to a running pipeline: clean, drifting and masked images, good and bad feedback."""
+    from cli.seed import run_seed
+
+    run_seed(images, rate)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from agents.confusion.settings import ConfusionSettings
 from agents.drift.settings import DriftSettings
 from agents.explanations.settings import ExplanationsSettings
 from agents.outliers.settings import OutliersSettings
+from cli.compose_variables import TITLE, compose_variables
 from inference.settings import WorkerSettings
 from runtime.settings import AgentSettings, Settings
 from runtime.settings_documents import Sections, environment_example, settings_page
@@ -27,7 +28,7 @@ SECTIONS: Sections = (
 def documents() -> dict[Path, str]:
     """Both documents: path, and what they should say."""
     return {
-        PROJECT / ".env.example": environment_example(SECTIONS, COMMAND),
+        PROJECT / ".env.example": environment_example(SECTIONS, COMMAND, {TITLE: compose_variables()}),
         PROJECT / "docs" / "settings.md": settings_page(SECTIONS, COMMAND),
     }
 

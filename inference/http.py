@@ -15,6 +15,7 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from inference.authorization import bearer_token
 from inference.batcher import Answer, Batcher, Overloaded
 from inference.chunks import split_parts
 from inference.outgoing import encode_part
@@ -67,6 +68,7 @@ class InferenceRoutes:
     Args:
         pool: decodes bodies, so that a large one does not hold the event loop.
         recorder: publishes the pairs of answered requests.
+        token: what callers must bring; None: nothing.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class InferenceRoutes:
         metrics: WorkerMetrics,
         health: Health,
         pool: Executor,
+        token: str | None = None,
     ) -> None:
         self._folders = folders
         self._specs = {name: folder.spec for name, folder in folders.items()}
@@ -87,10 +90,14 @@ class InferenceRoutes:
         self._metrics = metrics
         self._health = health
         self._pool = pool
+        self._token = token
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes, and have every error answered in their form."""
         app.middlewares.append(_json_errors)
+        if self._token is not None:
+            refused = self._metrics.requests.labels("unknown", "refused", "http")
+            app.middlewares.append(bearer_token(self._token, refused.inc))
         app.router.add_get("/v2", self.server)
         app.router.add_get("/v2/health/live", self.live)
         app.router.add_get("/v2/health/ready", self.ready)

@@ -164,7 +164,7 @@ class Pipeline:
         self._publisher.abandon(TransientError("this worker was too slow and its partitions were given to others"))
 
     def _on_client_error(self, error: KafkaError) -> None:
-        if error.code() in kafka.CREDENTIAL_ERRORS:
+        if kafka.refused(error):
             self._refused_credentials = error
         elif time.monotonic() >= self._error_log_due:
             self._error_log_due = time.monotonic() + ERROR_LOG_SECONDS

@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from inference.batcher import Answer
 from inference.chunks import Chunk, Part
 from inference.outgoing import STAGE, dead_letter, encode_part
-from runtime.errors import FatalError, TransientError
+from runtime.errors import ConfigurationError, FatalError, TransientError
 from runtime.kafka import produce
 from runtime.logging import get_logger
 from runtime.metrics import WorkerMetrics, observe_many
@@ -40,7 +40,6 @@ HOPELESS = {
     KafkaError._FATAL,  # of a call after the one that told why
     KafkaError.PRODUCER_FENCED,
     KafkaError.INVALID_PRODUCER_EPOCH,
-    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
 """A new producer of this name would meet, or cause, the same again."""
 START_SECONDS = 30.0
@@ -95,7 +94,8 @@ class Publisher:
             try:
                 self._producer.init_transactions(START_TIMEOUT)
             except KafkaException as raised:
-                self._producer.poll(0)  # for the client's error callback
+                with contextlib.suppress(KafkaException):  # the same, once it is fatal
+                    self._producer.poll(0)  # for the client's error callback
                 if raised.args[0].retriable() and time.monotonic() < deadline:
                     continue
                 raise _translated(raised) from raised
@@ -289,6 +289,10 @@ def _translated(raised: KafkaException) -> FatalError | TransientError:
     any more. The next one goes on from the committed offsets.
     """
     error = raised.args[0]
+    if error.code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+        return ConfigurationError(
+            f"the brokers do not let this user publish: {error.str()}; give it its rights, see docs/acls.md"
+        )
     if error.code() in HOPELESS:
         return FatalError(
             f"the transactional producer cannot go on: {error.str()}; if it was fenced, another worker has the same "

@@ -1,6 +1,6 @@
 """Settings of the inference worker."""
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from runtime.settings import Settings
 
@@ -22,6 +22,8 @@ class WorkerSettings(Settings):
     """A worker silent for this long loses its partitions to the others."""
     http_max_pending: int = Field(512, ge=1)
     """Images waiting from HTTP callers; more are refused with status 503."""
+    http_token: SecretStr | None = Field(None, min_length=16)
+    """Bearer token that HTTP callers must bring, of 16 characters or more; metrics and health need none."""
     mixed_precision: bool = False
     """Compute in float16 where that is safe, on a GPU."""
     compute_threads: int = Field(0, ge=0)

@@ -22,6 +22,7 @@ from runtime.health import Health, HttpServer
 from runtime.logging import get_logger
 from runtime.metrics import WorkerMetrics
 from runtime.model_folder import ModelFolder, load_model_folders
+from runtime.tls import server_context
 from schemas.pairs import PairWriter
 from schemas.payloads import decode_request
 from schemas.topics import MAX_REQUEST_BYTES
@@ -31,6 +32,8 @@ log = get_logger(__name__)
 RESTART_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Pauses between pipelines that fail one after another; the last repeats."""
 BEAT_SECONDS = 60.0
+CHECK_SECONDS = 2.0
+JOIN_SECONDS = 1.0
 DECODERS = 2
 RECORD_MS = 5_000
 """An HTTP caller whose pair is not safe by then is told to ask again."""
@@ -65,14 +68,26 @@ class Worker:
             FatalError: the process must end; it is safe to start it again unless it is a `ConfigurationError`.
         """
         _handle_signals(_leave)
+        tls = server_context(self._settings)
         predictors = self._load_models()
         _handle_signals(self.stop)
+        self._check_credentials()
         batcher = Batcher(predictors, self._batch_sizes, self._observe, self._settings.http_max_pending)
         batcher.start()
         writers = {name: _writer(folder, predictors[name]) for name, folder in self._folders.items()}
         recorder = Recorder(lambda: kafka.producer(self._settings, None, **{"message.timeout.ms": RECORD_MS}))
         pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
-        routes = InferenceRoutes(self._folders, batcher, writers, recorder, self._metrics, self._health, pool)
+        token = self._settings.http_token
+        routes = InferenceRoutes(
+            self._folders,
+            batcher,
+            writers,
+            recorder,
+            self._metrics,
+            self._health,
+            pool,
+            token.get_secret_value() if token else None,
+        )
         server = HttpServer(
             self._settings.host,
             self._settings.port,
@@ -80,6 +95,7 @@ class Worker:
             routes.add_to,
             MAX_REQUEST_BYTES,
             self._health,
+            tls,
         )
         polling = threading.Thread(target=self._poll, args=(recorder,), name="recorder", daemon=True)
         polling.start()
@@ -89,10 +105,22 @@ class Worker:
         finally:
             self._stopping.set()
             server.stop()
+            polling.join(JOIN_SECONDS)  # a thread inside the client while the process ends may crash it
             recorder.close()
             batcher.stop()
             pool.shutdown(cancel_futures=True)
         log.info("stopped")
+
+    def _check_credentials(self) -> None:
+        """Let one client find out whether the brokers accept us, before several try again and again.
+
+        Raises:
+            ConfigurationError: they do not.
+        """
+        try:
+            kafka.cluster_topics(self._settings, CHECK_SECONDS)
+        except TransientError as error:
+            log.info("no_broker_yet", reason=str(error))  # the pipelines wait for one
 
     def _load_models(self) -> dict[str, Predictor]:
         predictors = {}

@@ -20,6 +20,7 @@ from runtime.metrics import AgentMetrics
 from runtime.record_indices import templates_are_there
 from runtime.results import DeadLetters, Results
 from runtime.settings import AgentSettings
+from runtime.tls import server_context
 from schemas.topics import Topic
 
 log = get_logger(__name__)
@@ -134,7 +135,8 @@ class AgentProcess:
         for number in (signal.SIGTERM, signal.SIGINT):
             # While models load nothing is in hand. Not by an exception: a framework's call-back could swallow it.
             signal.signal(number, lambda *_: os._exit(0))
-        server = HttpServer(self._settings.host, self._settings.port, self._metrics.registry, health=self._health)
+        host, port, tls = self._settings.host, self._settings.port, server_context(self._settings)
+        server = HttpServer(host, port, self._metrics.registry, health=self._health, tls=tls)
         server.start()
         try:
             agent = self._build()

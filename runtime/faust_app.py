@@ -263,15 +263,10 @@ def _credentials(settings: Settings) -> Any:
     context = _ssl_context(settings) if protocol.endswith("SSL") else None
     if protocol == "SSL":
         return SSLCredentials(context)
-    password = settings.kafka_sasl_password
-    if not (settings.kafka_sasl_mechanism and settings.kafka_sasl_username and password):
-        raise ConfigurationError(
-            f"MODELWATCH_KAFKA_SECURITY_PROTOCOL is {protocol}, which needs MODELWATCH_KAFKA_SASL_MECHANISM, "
-            "_USERNAME and _PASSWORD"
-        )
+    password = settings.kafka_sasl_password  # the settings are whole: their class sees to that
     return SASLCredentials(
         username=settings.kafka_sasl_username,
-        password=password.get_secret_value(),
+        password=password.get_secret_value() if password else None,
         ssl_context=context,
         mechanism=settings.kafka_sasl_mechanism,
     )

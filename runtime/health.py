@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -130,6 +131,7 @@ class HttpServer:
         routes: adds further routes to the application; called once, in the server's own thread.
         max_body: largest request body in bytes; a larger one is answered with status 413.
         health: what the health endpoints show; its own, empty, by default.
+        tls: with it, the server speaks HTTPS only.
     """
 
     def __init__(
@@ -140,10 +142,11 @@ class HttpServer:
         routes: Callable[[web.Application], None] | None = None,
         max_body: int = MAX_BODY_BYTES,
         health: Health | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.health = health or Health()
         self._host, self._port, self._registry = host, port, registry
-        self._routes, self._max_body = routes, max_body
+        self._routes, self._max_body, self._tls = routes, max_body, tls
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._end = asyncio.Event()
@@ -229,7 +232,7 @@ class HttpServer:
 
     async def _listen(self, runner: web.AppRunner) -> int:
         try:
-            await web.TCPSite(runner, self._host, self._port).start()
+            await web.TCPSite(runner, self._host, self._port, ssl_context=self._tls).start()
         except OSError as error:
             raise ConfigurationError(
                 f"the HTTP server cannot listen on {self._host}:{self._port} ({error.strerror or error}); "

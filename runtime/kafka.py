@@ -1,9 +1,11 @@
 """Kafka clients: one place for security, delivery guarantees and the partitioner."""
 
+import math
+import re
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -15,6 +17,8 @@ from schemas.topics import MAX_MESSAGE_BYTES, MIB, topic_configs
 
 log = get_logger(__name__)
 
+T = TypeVar("T")
+
 CREDENTIAL_ERRORS = {
     KafkaError._AUTHENTICATION,
     KafkaError._SSL,
@@ -24,6 +28,10 @@ CREDENTIAL_ERRORS = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
+REFUSED_CERTIFICATE = re.compile(r"SSL alert number (4[2-689]|116)\b")
+"""How brokers refuse a client's certificate: bad, unsupported, revoked, expired, unknown, of an unknown authority,
+without access, missing (RFC 8446, section 6.2). In TLS 1.3 they do so after the handshake, and librdkafka takes it for
+a broken connection and tries again at once."""
 SETTING_ERRORS = {
     KafkaError.INVALID_REPLICATION_FACTOR,
     KafkaError.INVALID_PARTITIONS,
@@ -31,6 +39,8 @@ SETTING_ERRORS = {
     KafkaError.POLICY_VIOLATION,
 }
 """Of creating a topic: the same request is refused again."""
+PATIENCE = (0.3, 1.0, math.inf)
+"""Seconds for the first request of metadata, the second, and the third."""
 CREATION_SETTINGS = (
     "MODELWATCH_KAFKA_REPLICATION_FACTOR (at most the number of brokers) and MODELWATCH_KAFKA_PARTITIONS"
 )
@@ -79,7 +89,7 @@ def producer(settings: Settings, transactional_id: str | None = None, **override
     }
     if transactional_id is not None:
         config |= {"transactional.id": transactional_id, "transaction.timeout.ms": 60_000}
-    return Producer(config | overrides)
+    return _made(Producer, config | overrides)
 
 
 def consumer(settings: Settings, group: str, static: bool = True, **overrides: Any) -> Consumer:
@@ -104,7 +114,22 @@ def consumer(settings: Settings, group: str, static: bool = True, **overrides: A
     }
     if static:
         config["group.instance.id"] = f"{group}-{settings.instance}"
-    return Consumer(config | overrides)
+    return _made(Consumer, config | overrides)
+
+
+def admin(settings: Settings, **overrides: Any) -> AdminClient:
+    """A client that asks about the cluster, and changes it."""
+    return _made(AdminClient, client_config(settings) | overrides)
+
+
+def _made(client: Callable[[dict[str, Any]], T], config: dict[str, Any]) -> T:
+    try:
+        return client(config)
+    except KafkaException as failure:
+        raise ConfigurationError(
+            f"no Kafka client can be made of the settings: {failure.args[0].str()}; check the MODELWATCH_KAFKA_SASL_ "
+            "settings, and the files that the MODELWATCH_KAFKA_SSL_ settings name"
+        ) from failure
 
 
 def assigned_consumer(settings: Settings, **overrides: Any) -> Consumer:
@@ -112,13 +137,18 @@ def assigned_consumer(settings: Settings, **overrides: Any) -> Consumer:
     return consumer(settings, "modelwatch-tools", static=False, **overrides)
 
 
+def refused(error: KafkaError) -> bool:
+    """Whether the brokers refuse our credentials or rights, or we their certificate: trying again would not help."""
+    return error.code() in CREDENTIAL_ERRORS or REFUSED_CERTIFICATE.search(error.str()) is not None
+
+
 def _wrong_setting(error: KafkaError) -> bool:
-    return error.code() in CREDENTIAL_ERRORS | SETTING_ERRORS
+    return refused(error) or error.code() in SETTING_ERRORS
 
 
-def _create(admin: AdminClient, topics: list[NewTopic]) -> list[str]:
+def _create(client: AdminClient, topics: list[NewTopic]) -> list[str]:
     created = []
-    for name, future in admin.create_topics(topics, request_timeout=30).items():
+    for name, future in client.create_topics(topics, request_timeout=30).items():
         try:
             future.result()
             created.append(name)
@@ -147,7 +177,7 @@ def create_topics(settings: Settings, timeout: float = 10.0) -> list[str]:
         for topic, config in wanted
         if topic.name not in found
     ]
-    created = _create(AdminClient(client_config(settings)), missing) if missing else []
+    created = _create(admin(settings), missing) if missing else []
     found = _topics_when_known(settings, {topic.name for topic, _ in wanted}, timeout)
     joined = {topic.name: found[topic.name] for topic, _ in wanted if topic.joined}
     if len(set(joined.values())) > 1:
@@ -180,11 +210,10 @@ def cluster_topics(settings: Settings, timeout: float = 10.0) -> dict[str, int]:
     """
     errors: list[KafkaError] = []
     # The request's own error says only that it timed out; why comes by the callback, which `poll` calls.
-    admin = AdminClient(client_config(settings) | {"error_cb": errors.append, "log_level": 0})
+    client = admin(settings, error_cb=errors.append, log_level=0)
     try:
-        metadata = admin.list_topics(timeout=timeout)
+        metadata = _metadata(client, timeout, lambda: any(map(_wrong_setting, errors)))
     except KafkaException as failure:
-        admin.poll(0)
         at = settings.kafka_bootstrap_servers
         for error in filter(_wrong_setting, errors):
             raise ConfigurationError(
@@ -197,6 +226,20 @@ def cluster_topics(settings: Settings, timeout: float = 10.0) -> dict[str, int]:
             "is KAFKA_BOOTSTRAP_SERVERS right and the broker up?"
         ) from failure
     return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+
+
+def _metadata(client: AdminClient, timeout: float, hopeless: Callable[[], bool]) -> Any:
+    """The cluster's metadata; asked for in pieces of the time, because librdkafka goes on trying until each is over."""
+    deadline = time.monotonic() + timeout
+    for patience in PATIENCE:
+        left = max(0.01, deadline - time.monotonic())
+        try:
+            return client.list_topics(timeout=min(patience, left))
+        except KafkaException:
+            client.poll(0)  # for the error callback
+            if hopeless() or patience >= left:
+                raise
+    raise AssertionError  # the last piece is endless
 
 
 class DeliveryGuard:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from elastic_transport import TlsError
 
 from elasticsearch import ApiError, AsyncElasticsearch, NotFoundError, TransportError
-from runtime.elasticsearch_sink import client_from_settings
+from runtime.elasticsearch_sink import DENIED_STATUS, client_from_settings
 from runtime.errors import ConfigurationError, TransientError
 from runtime.logging import get_logger
 from runtime.settings import Settings
@@ -64,6 +65,8 @@ async def apply_templates(client: AsyncElasticsearch, retention_days: int = 30) 
                 priority=200,
                 template={"settings": settings},
             )
+    except TlsError as error:
+        raise _not_trusted(error) from error
     except ApiError as error:
         raise ConfigurationError(
             f"the record store refuses the index templates: {error}; may the key of MODELWATCH_ELASTICSEARCH_API_KEY "
@@ -82,15 +85,30 @@ async def templates_are_there(client: AsyncElasticsearch) -> bool:
 
     Raises:
         TransientError: the store does not answer.
+        ConfigurationError: it refuses our key, or its certificate is not trusted.
     """
     try:
         for kind in KINDS:
             await client.indices.get_index_template(name=f"modelwatch-{kind}")
     except NotFoundError:
         return False
+    except TlsError as error:
+        raise _not_trusted(error) from error
     except (ApiError, TransportError) as error:
+        if isinstance(error, ApiError) and error.status_code in DENIED_STATUS:
+            raise ConfigurationError(
+                f"the record store refuses this client: {error}; check MODELWATCH_ELASTICSEARCH_API_KEY and the "
+                "privileges of the key"
+            ) from error
         raise TransientError(f"the record store does not answer: {error}") from error
     return True
+
+
+def _not_trusted(error: TlsError) -> ConfigurationError:
+    return ConfigurationError(
+        f"the record store's certificate is not trusted: {error}; check MODELWATCH_ELASTICSEARCH_CA_CERTS, and that "
+        "ELASTICSEARCH_URL has a name that the certificate has"
+    )
 
 
 async def _put_policy(client: AsyncElasticsearch, days: int) -> bool:

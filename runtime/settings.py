@@ -4,7 +4,7 @@ import socket
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from runtime.errors import ConfigurationError
@@ -21,6 +21,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="MODELWATCH_",
+        # What a file of variables leaves empty is not set.
+        env_ignore_empty=True,
         frozen=True,
         extra="ignore",
         use_attribute_docstrings=True,
@@ -71,10 +73,26 @@ class Settings(BaseSettings):
     """Address the HTTP server binds to. Containers set 0.0.0.0."""
     port: int = Field(8080, ge=0, le=65535)
     """Port of the HTTP server: /metrics, /health, and for the worker the inference endpoints. 0: any free one."""
+    http_certificate_location: Path | None = None
+    """PEM file of the HTTP server's certificate chain; with it the server speaks HTTPS only."""
+    http_key_location: Path | None = None
+    """PEM file of that certificate's key."""
     log_format: Literal["auto", "json", "console"] = "auto"
     """`auto`: readable on a terminal, JSON otherwise."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level logged."""
+
+    @model_validator(mode="after")
+    def _sasl_is_whole(self) -> "Settings":
+        if self.kafka_security_protocol.startswith("SASL"):
+            needed = ("kafka_sasl_mechanism", "kafka_sasl_username", "kafka_sasl_password")
+            absent = [f"MODELWATCH_{name.upper()}" for name in needed if not getattr(self, name)]
+            if absent:
+                raise ValueError(
+                    f"MODELWATCH_KAFKA_SECURITY_PROTOCOL is {self.kafka_security_protocol}, which needs "
+                    f"{' and '.join(absent)} as well"
+                )
+        return self
 
 
 class AgentSettings(Settings):
@@ -110,7 +128,10 @@ def read_settings(cls: type[S], **overrides: Any) -> S:
     except ValidationError as error:
         lines = []
         for problem in error.errors():
-            field = str(problem["loc"][0]) if problem["loc"] else "settings"
+            if not problem["loc"]:  # of several settings, which the text names
+                lines.append(problem["msg"].removeprefix("Value error, "))
+                continue
+            field = str(problem["loc"][0])
             name = field if field.isupper() else f"MODELWATCH_{field.upper()}"
             secret = _is_secret(cls, field)
             found = "" if secret else f" (found {problem.get('input')!r})"

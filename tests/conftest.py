@@ -24,7 +24,8 @@ SERVER_LOGS: dict[str, Path] = {}
 """Where each server started in this session writes its log, by the name of its fixture."""
 
 
-def _missing(reason: str) -> NoReturn:
+def missing(reason: str) -> NoReturn:
+    """Skip a test that this machine cannot run; in CI it fails, because there it must run."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must run this test, and cannot: {reason}", pytrace=False)
     pytest.skip(reason)
@@ -48,7 +49,7 @@ def apache_libraries() -> Path:
     try:
         return kafka_libraries()
     except MissingServerError as missing:
-        _missing(str(missing))
+        missing(str(missing))
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +70,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServe
     try:
         servers.start()
     except ConfigurationError as error:
-        _missing(str(error))
+        missing(str(error))
     yield servers
     servers.kill()
 

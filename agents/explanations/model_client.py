@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import ssl
 import time
 from collections.abc import Sequence
 
@@ -36,11 +37,17 @@ class ModelClient:
     Args:
         urls: of workers that have the same models; another one is tried when one does not answer.
         timeout: seconds of one request.
+        token: bearer token that the workers want.
+        tls: whom to trust; None: the system's authorities.
     """
 
-    def __init__(self, urls: Sequence[str], timeout: float) -> None:
+    def __init__(
+        self, urls: Sequence[str], timeout: float, token: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._urls = [url.rstrip("/") for url in urls]
         self._timeout = timeout
+        self._authorization = {"Authorization": f"Bearer {token}"} if token else {}
+        self._tls = tls
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
 
@@ -89,7 +96,9 @@ class ModelClient:
 
     async def _ask(self, url: str, model: str, images: Pixels, deadline: float) -> Probabilities:
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._timeout))
+            connector = aiohttp.TCPConnector(ssl=self._tls or True)
+            limit = aiohttp.ClientTimeout(total=self._timeout)
+            self._session = aiohttp.ClientSession(connector=connector, timeout=limit, headers=self._authorization)
         until = rfc3339(time.time() + deadline - time.monotonic())
         headers = {CONTENT_TYPE: NPY.content_type, DEADLINE: until, **RECORD_OFF}
         try:

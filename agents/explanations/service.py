@@ -22,6 +22,7 @@ from runtime.agent import AgentProcess, Context
 from runtime.errors import ConfigurationError
 from runtime.metrics import ExplanationsMetrics
 from runtime.model_folder import ModelFolder, load_model_folders
+from runtime.tls import client_context
 from schemas.explanation_options import read_options
 from schemas.refusal import Refusal
 from schemas.topics import DEAD_LETTERS, EXPLANATION_REQUESTS, EXPLANATIONS, FEEDBACK, OUTLIERS, PAIRS
@@ -68,9 +69,14 @@ class ExplanationsAgent:
     def _predictor(self) -> Predictor:
         if self._private:
             return lambda model, _deadline: self._private[model]
-        settings = self._settings
-        client = ModelClient(settings.worker_url.split(","), settings.worker_timeout_seconds)
-        return through(client, asyncio.get_running_loop())
+        return through(model_client(self._settings), asyncio.get_running_loop())
+
+
+def model_client(settings: ExplanationsSettings) -> ModelClient:
+    """The client of the workers that the settings name."""
+    tls = client_context(settings.worker_ca_certs, "MODELWATCH_WORKER_CA_CERTS")
+    token = settings.worker_token.get_secret_value() if settings.worker_token else None
+    return ModelClient(settings.worker_url.split(","), settings.worker_timeout_seconds, token, tls)
 
 
 def through(client: ModelClient, loop: asyncio.AbstractEventLoop) -> Predictor:

@@ -1,8 +1,9 @@
 """Settings of the explanations agent."""
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from runtime.settings import AgentSettings
 
@@ -16,6 +17,10 @@ class ExplanationsSettings(AgentSettings):
     """Which model is asked: the worker's own, or a `private` copy that this agent loads."""
     worker_url: str = Field("http://127.0.0.1:8080", pattern=r"^https?://[^\s,]+(,https?://[^\s,]+)*$")
     """V2 endpoint of the worker, or of several: `http://a:8080,http://b:8080`."""
+    worker_token: SecretStr | None = None
+    """Bearer token that the worker wants: its MODELWATCH_HTTP_TOKEN."""
+    worker_ca_certs: Path | None = None
+    """PEM file of the authority that signed the worker's certificate."""
     worker_timeout_seconds: float = Field(5.0, gt=0, le=300)
     """One request to the worker; it is tried again until the explanation's deadline."""
     explanations_at_once: int = Field(8, ge=1, le=64)

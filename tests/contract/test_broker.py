@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
@@ -13,7 +12,6 @@ from runtime.errors import ConfigurationError, TransientError
 from runtime.settings import Settings
 from schemas.topics import DEAD_LETTERS, MIB, PAIRS, REQUESTS, TOPICS, topic_configs
 from tests.conftest import Broker, TopicFactory
-from tests.servers.apache_kafka import ApacheKafka
 from tests.servers.messages import DEADLINE, read, send
 
 KEYS = [f"request-{number}".encode() for number in range(200)] + [b"a", "Größe".encode(), b"\xff\x00\x80", b"x" * 257]
@@ -126,29 +124,6 @@ def test_a_message_of_20_mib_goes_through_unchanged(
     value = bytes(range(256)) * (20 * MIB // 256)
     send(kafka_settings, table[target], [value, b"next"], key=b"id")
     assert [message.value() for message in read(kafka_settings, table[target], 2)] == [value, b"next"]
-
-
-@pytest.mark.real_kafka
-def test_wrong_credentials_are_a_wrong_setting_and_right_ones_are_let_in(
-    apache_libraries: Path, tmp_path: Path, unique: str
-) -> None:
-    login = "org.apache.kafka.common.security.plain.PlainLoginModule required user_worker='right';"
-    properties = {"sasl.enabled.mechanisms": "PLAIN", "listener.name.client.plain.sasl.jaas.config": login}
-    server = ApacheKafka(tmp_path / "kafka", apache_libraries, "SASL_PLAINTEXT", properties)
-    common = {
-        "kafka_bootstrap_servers": server.bootstrap,
-        "kafka_security_protocol": "SASL_PLAINTEXT",
-        "kafka_sasl_mechanism": "PLAIN",
-        "kafka_sasl_username": "worker",
-    }
-    server.start()
-    try:
-        assert kafka.cluster_topics(Settings(**common, kafka_sasl_password="right")) == {}
-        with pytest.raises(ConfigurationError, match="do not accept each other") as caught:
-            kafka.cluster_topics(Settings(**common, kafka_sasl_password="wrong-one"), timeout=3)
-        assert "wrong-one" not in str(caught.value)
-    finally:
-        server.stop()
 
 
 @pytest.mark.real_kafka

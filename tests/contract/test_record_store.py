@@ -2,13 +2,18 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runtime.elasticsearch_sink import client_from_settings
 from runtime.embedded import EmbeddedServers
 from runtime.errors import ConfigurationError
+from runtime.record_indices import apply_templates, templates_are_there
 from runtime.settings import Settings
+from runtime.tls import server_context
+from tests.servers.certificates import Authority
+from tests.servers.flaky_store import FlakyStore
 from tests.servers.record_bench import bench, run
 
 
@@ -93,3 +98,41 @@ def test_a_missing_authority_file_is_refused_with_the_remedy(tmp_path: Path) -> 
     settings = Settings(elasticsearch_url="https://store.example:9200", elasticsearch_ca_certs=tmp_path / "no.pem")
     with pytest.raises(ConfigurationError, match="MODELWATCH_ELASTICSEARCH_CA_CERTS"):
         client_from_settings(settings)
+
+
+def test_a_store_with_tls_and_a_key_is_served_and_one_that_refuses_us_is_a_wrong_setting(
+    embedded: EmbeddedServers, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "right")
+    issued = authority.issue("store")
+    tls = server_context(Settings(http_certificate_location=issued.certificate, http_key_location=issued.key))
+
+    async def ready(url: str, apply: bool = True, **changes: Any) -> bool:
+        right = {
+            "elasticsearch_url": url,
+            "elasticsearch_api_key": "a2V5",
+            "elasticsearch_ca_certs": authority.certificate,
+        }
+        client = client_from_settings(Settings(**right | changes))
+        try:
+            if apply:
+                await apply_templates(client)
+            return await templates_are_there(client)
+        finally:
+            await client.close()
+
+    async def test() -> None:
+        async with FlakyStore(embedded.elasticsearch, tls, "a2V5") as store:
+            assert await ready(store.url)
+            other = Authority(tmp_path / "other").certificate
+            for changes, named in (
+                ({"elasticsearch_api_key": "b3RoZXI="}, "MODELWATCH_ELASTICSEARCH_API_KEY"),
+                ({"elasticsearch_api_key": None}, "MODELWATCH_ELASTICSEARCH_API_KEY"),
+                ({"elasticsearch_ca_certs": other}, "MODELWATCH_ELASTICSEARCH_CA_CERTS"),
+            ):
+                for apply in (True, False):
+                    with pytest.raises(ConfigurationError, match=named) as error:
+                        await ready(store.url, apply, **changes)
+                    assert "b3RoZXI" not in str(error.value)
+
+    run(test())

@@ -274,6 +274,13 @@ def test_top_finds_the_processes_and_shows_their_figures(
     assert "inference: unreadable_image" in done.stdout and "open window" in done.stdout
 
 
+def test_the_seed_tells_the_whole_story(pipeline: tuple[subprocess.Popen[str], str]) -> None:
+    sent = run("seed", "--images", "10", "--rate", "1000", KAFKA_BOOTSTRAP_SERVERS=pipeline[1])
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    assert "calls 90% of the answers right" in sent.stdout and "calls 40% of the answers right" in sent.stdout
+    assert sent.stdout.count("Sending") == 16 and "Done." in sent.stdout
+
+
 def test_the_doctor_finds_a_running_pipeline_healthy(pipeline: tuple[subprocess.Popen[str], str]) -> None:
     done = run("doctor", KAFKA_BOOTSTRAP_SERVERS=pipeline[1])
     assert done.returncode == 0, done.stdout + done.stderr

@@ -20,7 +20,6 @@ from tests.integration.asking import ask
 from tests.integration.conftest import MODEL
 from tests.integration.traffic import Traffic, pair_of
 from tests.integration.workers import WorkerProcess
-from tests.servers.apache_kafka import ApacheKafka
 
 SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -149,44 +148,3 @@ def test_a_worker_that_is_still_loading_stops_in_time(tmp_path: Path) -> None:
         assert_stops(loading)
     finally:
         loading.kill()
-
-
-@pytest.mark.real_kafka
-def test_a_worker_ends_when_its_credentials_are_refused_and_works_when_they_are_not(
-    apache_libraries: Path, null_models: Path, tmp_path: Path
-) -> None:
-    login = 'org.apache.kafka.common.security.plain.PlainLoginModule required user_worker="right";'
-    properties = {"sasl.enabled.mechanisms": "PLAIN", "listener.name.client.plain.sasl.jaas.config": login}
-    server = ApacheKafka(tmp_path / "kafka", apache_libraries, "SASL_PLAINTEXT", properties)
-    common = {
-        "kafka_security_protocol": "SASL_PLAINTEXT",
-        "kafka_sasl_mechanism": "PLAIN",
-        "kafka_sasl_username": "worker",
-    }
-    variables = {f"MODELWATCH_{name.upper()}": value for name, value in common.items()}
-    right, wrong = workers = [
-        WorkerProcess(
-            server.bootstrap,
-            tmp_path,
-            name,
-            name,
-            null_models,
-            variables | {"MODELWATCH_KAFKA_SASL_PASSWORD": password},
-        )
-        for name, password in (("let-in", "right"), ("refused", "wrong-one"))
-    ]
-    try:
-        server.start()
-        create_topics(Settings(kafka_bootstrap_servers=server.bootstrap, kafka_sasl_password="right", **common))
-        for worker in workers:
-            worker.start()
-        assert wrong.wait(SECONDS) == CONFIGURATION_EXIT, wrong.last_words()
-        last = wrong.last_words().splitlines()[-1]
-        assert '"configuration_error"' in last
-        assert "check the MODELWATCH_KAFKA_* settings" in last
-        assert "wrong-one" not in wrong.last_words(1 << 20)
-        assert_stops(right.wait_ready(SECONDS))
-    finally:
-        for worker in workers:
-            worker.kill()
-        server.kill()

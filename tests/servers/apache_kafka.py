@@ -94,12 +94,13 @@ class ApacheKafka:
         self.folder = folder
         self.logs = folder / "logs"
         self.node = node or Node.alone()
-        self._client_port, self._internal_port, self._controller_port = self.node.ports
+        self._client_port, self.internal_port, self.controller_port = self.node.ports
         self.port = self.node.advertised or self._client_port
         self._libraries = libraries
         self._security_protocol = security_protocol
         self._properties = dict(properties or {})
         self._format_arguments = list(format_arguments)
+        self._ours = self._defaults()
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -110,7 +111,20 @@ class ApacheKafka:
     @property
     def internal(self) -> str:
         """A way in of its own for tests, past whatever is before the listener CLIENT."""
-        return f"{HOST}:{self._internal_port}"
+        return f"{HOST}:{self.internal_port}"
+
+    def add_listener(self, name: str, security_protocol: str) -> str:
+        """Listen at one more place, from the next start on; returns what clients connect to there."""
+        place = f"{HOST}:{free_ports(1, HOST)[0]}"
+        for listeners in ("listeners", "advertised.listeners"):
+            self._ours[listeners] += f",{name}://{place}"
+        self._ours["listener.security.protocol.map"] += f",{name}:{security_protocol}"
+        return place
+
+    def replace_properties(self, properties: Mapping[str, str]) -> None:
+        """Start with these broker properties and none of ours; their listeners must be at our three ports."""
+        self._properties = dict(properties)
+        self._ours = {}
 
     def start(self, timeout: float = START_SECONDS) -> None:
         """Start, on the data of an earlier run if there is any, and return when the broker answers.
@@ -181,7 +195,7 @@ class ApacheKafka:
     def _format(self) -> None:
         self.logs.mkdir(parents=True)
         (self.folder / "log4j2.properties").write_text(LOGGING.format(file=self.logs / "kafka.log"))
-        lines = [f"{name}={value}\n" for name, value in (self._defaults() | self._properties).items()]
+        lines = [f"{name}={value}\n" for name, value in (self._ours | self._properties).items()]
         self._configuration.write_text("".join(lines))
         tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={self.node.cluster_id}"]
         tool.append(f"--config={self._configuration}")
@@ -199,7 +213,7 @@ class ApacheKafka:
             "process.roles": "broker,controller",
             "node.id": str(self.node.number),
             "controller.quorum.voters": ",".join(voters),
-            "listeners": f"CLIENT://{HOST}:{self._client_port},{internal},CONTROLLER://{HOST}:{self._controller_port}",
+            "listeners": f"CLIENT://{HOST}:{self._client_port},{internal},CONTROLLER://{HOST}:{self.controller_port}",
             "advertised.listeners": f"CLIENT://{self.bootstrap},{internal}",
             "listener.security.protocol.map": protocols,
             "inter.broker.listener.name": "INTERNAL",
@@ -227,7 +241,7 @@ class ApacheKafka:
 
     def _answers(self) -> bool:
         try:
-            for port in (self._client_port, self._internal_port):
+            for port in (self._client_port, self.internal_port):
                 socket.create_connection((HOST, port), 1).close()
             metadata = AdminClient({"bootstrap.servers": self.internal}).list_topics(timeout=2)
         except (OSError, KafkaException):

@@ -1,6 +1,7 @@
 """A real HTTP server in front of a real record store: it writes down each bulk request, and fails when told to."""
 
 import asyncio
+import ssl
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,10 @@ class Bulk:
 class FlakyStore:
     """Passes requests on to `target`, except for the failures set in its attributes.
 
+    Args:
+        tls: with it, it speaks HTTPS only.
+        api_key: with it, whoever brings another or none is refused.
+
     Attributes:
         bulks: the bulk requests so far.
         failures: answers to the next bulk requests as a whole: status, and body; used up from the left.
@@ -33,7 +38,8 @@ class FlakyStore:
         most_at_once: largest number of bulk requests that were under way together.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, tls: ssl.SSLContext | None = None, api_key: str | None = None) -> None:
+        self._tls, self._api_key = tls, api_key
         self.bulks: list[Bulk] = []
         self.failures: deque[tuple[int, dict[str, Any]]] = deque()
         self.refuse_once: dict[str, tuple[int, str]] = {}
@@ -49,9 +55,9 @@ class FlakyStore:
         application.router.add_route("*", "/{path:.*}", self._serve)
         self._runner = web.AppRunner(application)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls)
         await site.start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -60,6 +66,8 @@ class FlakyStore:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
+        if self._api_key and request.headers.get("Authorization") != f"ApiKey {self._api_key}":
+            return _fail(request, 401, {"error": {"type": "security_exception"}, "status": 401})
         if not request.path.endswith("/_bulk"):
             return await self._pass_on(request, body)
         self._at_once += 1

@@ -1,4 +1,4 @@
-"""Apache Kafka's jars, resolved once through the machine's own Maven and kept in the user's cache folder."""
+"""Jars of Apache Kafka and of Strimzi's resources: resolved once through Maven, and kept in the user's cache folder."""
 
 import re
 import shutil
@@ -11,30 +11,35 @@ from platformdirs import user_cache_dir
 KAFKA_VERSION = "4.1.1"
 LOG4J_VERSION = "2.24.3"
 """What Kafka 4.1 itself depends on; the binding must be of the same version."""
+STRIMZI_VERSION = "0.49.1"
+"""The classes of its custom resources: each field that a resource may have, and its type."""
 LEAST_JAVA = 17
 """Kafka 4 brokers run on Java 17 or later (Kafka's documentation, compatibility)."""
 RESOLVE_SECONDS = 300
 
-POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>modelwatch.tests</groupId>
-  <artifactId>apache-kafka</artifactId>
+  <artifactId>{name}</artifactId>
   <version>1</version>
   <packaging>pom</packaging>
   <dependencies>
-    <dependency>
-      <groupId>org.apache.kafka</groupId>
-      <artifactId>kafka_2.13</artifactId>
-      <version>{KAFKA_VERSION}</version>
-    </dependency>
-    <dependency>
-      <groupId>org.apache.logging.log4j</groupId>
-      <artifactId>log4j-slf4j-impl</artifactId>
-      <version>{LOG4J_VERSION}</version>
-    </dependency>
+{dependencies}
   </dependencies>
 </project>
 """
+DEPENDENCY = """    <dependency>
+      <groupId>{}</groupId>
+      <artifactId>{}</artifactId>
+      <version>{}</version>
+    </dependency>"""
+KAFKA = (
+    ("org.apache.kafka", "kafka_2.13", KAFKA_VERSION),
+    ("org.apache.logging.log4j", "log4j-slf4j-impl", LOG4J_VERSION),
+)
+STRIMZI = (("io.strimzi", "api", STRIMZI_VERSION),)
+Artifacts = tuple[tuple[str, str, str], ...]
+"""Group, name and version of each."""
 
 
 class MissingServerError(Exception):
@@ -51,11 +56,11 @@ def _check_java() -> None:
         raise MissingServerError(f"Apache Kafka needs Java {LEAST_JAVA} or later: `java -version` says {first_line}")
 
 
-def _resolve(into: Path) -> None:
+def _resolve(into: Path, name: str, artifacts: Artifacts) -> None:
     if shutil.which("mvn") is None:
-        raise MissingServerError("Apache Kafka's jars are not cached yet and no `mvn` is on PATH to fetch them")
+        raise MissingServerError(f"the jars of {name} are not cached yet and no `mvn` is on PATH to fetch them")
     pom = into / "pom.xml"
-    pom.write_text(POM)
+    pom.write_text(POM.format(name=name, dependencies="\n".join(DEPENDENCY.format(*one) for one in artifacts)))
     goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={into / 'libs'}"]
     try:
         done = subprocess.run(
@@ -65,11 +70,11 @@ def _resolve(into: Path) -> None:
             timeout=RESOLVE_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        raise MissingServerError(f"mvn did not fetch Apache Kafka's jars within {RESOLVE_SECONDS} s") from None
+        raise MissingServerError(f"mvn did not fetch the jars of {name} within {RESOLVE_SECONDS} s") from None
     if done.returncode != 0:
         errors = [line for line in done.stdout.splitlines() if "ERROR" in line]
         reason = errors[0] if errors else f"status {done.returncode}"
-        raise MissingServerError(f"mvn could not fetch Apache Kafka {KAFKA_VERSION}: {reason}")
+        raise MissingServerError(f"mvn could not fetch the jars of {name}: {reason}")
 
 
 def kafka_libraries() -> Path:
@@ -78,12 +83,21 @@ def kafka_libraries() -> Path:
     Raises:
         MissingServerError: no fit Java, or no Maven, or Maven cannot reach the artifacts.
     """
+    return _libraries(f"apache-kafka-{KAFKA_VERSION}", KAFKA)
+
+
+def strimzi_libraries() -> Path:
+    """The folder of jars with Strimzi's resource classes; likewise."""
+    return _libraries(f"strimzi-api-{STRIMZI_VERSION}", STRIMZI)
+
+
+def _libraries(name: str, artifacts: Artifacts) -> Path:
     _check_java()
-    target = Path(user_cache_dir("modelwatch")) / f"apache-kafka-{KAFKA_VERSION}"
+    target = Path(user_cache_dir("modelwatch")) / name
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
-            _resolve(Path(temporary))
+            _resolve(Path(temporary), name, artifacts)
             try:
                 (Path(temporary) / "libs").rename(target)
             except OSError:

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Producer
 
 from runtime import kafka
 from runtime.errors import ConfigurationError, TransientError
-from runtime.settings import Settings
+from runtime.settings import Settings, read_settings
 
 MOCK_CLUSTER = {"bootstrap.servers": "", "test.mock.num.brokers": 1}
 """librdkafka's own broker, inside the client."""
@@ -73,3 +73,38 @@ def test_joined_topics_of_different_sizes_are_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(kafka, "cluster_topics", lambda *_: sizes)
     with pytest.raises(ConfigurationError, match=r"'inference\.feedback': 8"):
         kafka.create_topics(Settings())
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "refused"),
+    [
+        (KafkaError._TRANSPORT, "Receive failed: ssl/tls alert bad certificate: SSL alert number 42", True),
+        (KafkaError._TRANSPORT, "Receive failed: tlsv13 alert certificate required: SSL alert number 116", True),
+        (KafkaError._TRANSPORT, "Receive failed: tlsv1 alert internal error: SSL alert number 80", False),
+        (KafkaError._TRANSPORT, "Disconnected (after 42ms in state UP)", False),
+        (KafkaError.SASL_AUTHENTICATION_FAILED, "", True),
+        (KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down", False),
+    ],
+)
+def test_a_refused_certificate_is_told_from_a_broken_connection(code: int, text: str, refused: bool) -> None:
+    assert kafka.refused(KafkaError(code, text)) is refused
+
+
+@pytest.mark.parametrize("changes", [{"kafka_ssl_ca_location": "no.pem"}, {"kafka_ssl_key_location": "no.key"}])
+def test_a_certificate_file_that_is_not_there_is_a_wrong_setting(changes: dict[str, str], tmp_path: Path) -> None:
+    paths = {name: tmp_path / value for name, value in changes.items()}
+    settings = Settings(kafka_security_protocol="SSL", **paths)
+    for make in (kafka.admin, kafka.producer, lambda one: kafka.consumer(one, "group")):
+        with pytest.raises(ConfigurationError, match="MODELWATCH_KAFKA_SSL_"):
+            make(settings)
+
+
+def test_sasl_without_its_user_is_named_and_no_secret_is() -> None:
+    with pytest.raises(ConfigurationError, match="needs MODELWATCH_KAFKA_SASL_USERNAME as well") as error:
+        read_settings(
+            Settings,
+            kafka_security_protocol="SASL_SSL",
+            kafka_sasl_mechanism="SCRAM-SHA-512",
+            kafka_sasl_password="hush-hush",
+        )
+    assert "hush" not in str(error.value) and "Value error" not in str(error.value)

@@ -64,7 +64,7 @@ def test_a_section_lists_what_its_class_adds_or_changes_and_nothing_else() -> No
 
 def test_a_secret_has_no_value_in_any_document_even_if_it_has_a_default() -> None:
     sections = [("Common", Settings), ("Example", ExampleSettings)]
-    example, page = environment_example(sections, "make it"), settings_page(sections, "make it")
+    example, page = environment_example(sections, "make it", {}), settings_page(sections, "make it")
     for field in (*SECRETS, "api_password"):
         assert f"#MODELWATCH_{field.upper()}=\n" in example
         assert f"| `MODELWATCH_{field.upper()}` | not set; secret |" in page
@@ -100,7 +100,7 @@ def test_a_bar_in_a_meaning_does_not_end_the_cell() -> None:
 
 def test_the_example_read_back_gives_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     """Uncommenting every line that has a value changes nothing: the values are spelt as they are read."""
-    lines = environment_example(command.SECTIONS, "make it").splitlines()
+    lines = environment_example(command.SECTIONS, "make it", {}).splitlines()
     assigned = [line[1:].partition("=") for line in lines if line.startswith("#") and line[1:2].isalpha()]
     defaults = [read_settings(cls) for _, cls in command.SECTIONS]
     assert len(assigned) > 20
