@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint documents bench lock audit sbom clean
+.PHONY: help install demo up test lint documents bench reliability soak lock audit sbom clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -35,14 +35,16 @@ lint: $(STAMP) ## ruff, mypy, direction of imports, staleness of generated docum
 	$(BIN)/lint-imports
 	$(BIN)/python -m schemas.documents --check
 	$(BIN)/python -m cli.settings_documents --check
+	$(BIN)/python -m views --check
 	$(BIN)/python -m cli.manifests --check
 
 test: lint ## Everything CI runs
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-documents: $(STAMP) ## Generate schemas, settings documents and manifests anew
+documents: $(STAMP) ## Generate schemas, settings documents, dashboards and manifests anew
 	$(BIN)/python -m schemas.documents
 	$(BIN)/python -m cli.settings_documents
+	$(BIN)/python -m views
 	$(BIN)/python -m cli.manifests
 
 bench: $(STAMP) ## Measure the worker and the agents; figures go to bench/*.json
@@ -51,6 +53,15 @@ bench: $(STAMP) ## Measure the worker and the agents; figures go to bench/*.json
 	$(BIN)/modelwatch bench drift --json > bench/drift.json
 	$(BIN)/modelwatch bench confusion --json > bench/confusion.json
 	$(BIN)/modelwatch bench explanations --json > bench/explanations.json
+
+reliability: $(STAMP) ## Do each fault to a pipeline on three Kafka nodes, three times; tables go to docs/reliability.md
+	$(BIN)/python -m tests.faults.run --rounds 3 --output bench/reliability.json
+	$(BIN)/python -m tests.faults.table
+
+MINUTES ?= 20
+soak: $(STAMP) ## Random faults under load for MINUTES=20; tables go to docs/reliability.md
+	$(BIN)/python -m tests.faults.run --minutes $(MINUTES) --output bench/soak.json
+	$(BIN)/python -m tests.faults.table
 
 COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --universal --python-version 3.10
 BLOCKS = awk '/^[a-z]/ { keep = $$0 ~ pattern } keep'

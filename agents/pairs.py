@@ -29,7 +29,7 @@ class PairGroup:
     Attributes:
         rows: where they stand among the pairs read.
         images: (n, *shape) uint8, or float32 in 0..1.
-        probabilities: (n, classes) float32.
+        probabilities: (n, classes) float32; (n, 0) of a regression model.
     """
 
     model: str
@@ -72,7 +72,7 @@ def _group(model: str, dtype: str, pairs: list[InferencePair], rows: list[int]) 
     shape = pairs[0].request.image.shape
     data = b"".join(pair.request.image.data for pair in pairs)
     images = np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(len(pairs), *shape)
-    probabilities = np.array([pair.response.probabilities for pair in pairs], np.float32)
+    probabilities = np.array([pair.response.probabilities or () for pair in pairs], np.float32)
     return PairGroup(model, rows, images, probabilities)
 
 
@@ -80,9 +80,11 @@ def _check(pair: InferencePair, spec: ModelSpec) -> None:
     shape, answer = pair.request.image.shape, pair.response
     if shape != spec.input.shape:
         raise Refusal(Reason.WRONG_SHAPE, f"request.image.shape is {shape}; {spec.name} takes {spec.input.shape}")
-    if answer.outcome is Outcome.OK and len(answer.probabilities or ()) != len(spec.labels):
+    if answer.outcome is not Outcome.OK:
+        return
+    if len(answer.probabilities or ()) != len(spec.classes):
         raise Refusal(
             Reason.INVALID_FIELD,
             f"response.probabilities has {len(answer.probabilities or ())} numbers; {spec.name} has "
-            f"{len(spec.labels)} classes",
+            f"{len(spec.classes)} classes",
         )

@@ -1,6 +1,7 @@
 """`modelwatch feedback`: send the truth about produced images, at a chosen accuracy, late, twice or corrected."""
 
 import csv
+import math
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from runtime.kafka import DeliveryGuard, cluster_topics, produce, producer
 from runtime.model_folder import load_model_folders
 from runtime.settings import Settings, read_settings
 from schemas.messages import Feedback
+from schemas.model_spec import ModelSpec
 from schemas.pairs import read_pair
 from schemas.refusal import Refusal
 from schemas.topics import FEEDBACK, PAIRS
@@ -25,6 +27,10 @@ from training.datasets import load_split
 FLUSH_SECONDS = 60.0
 PAIR_SECONDS = 60.0
 CORRECTION = timedelta(seconds=1)
+FORMS = {int: "truth_index", float: "truth_value", str: "truth_label"}
+
+Truth = int | float | str
+"""Class index, number of a regression model, or label."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def run_feedback(options: FeedbackOptions) -> None:
     console.print(f"Sent the truth about {len(truths)} requests to {FEEDBACK.name}.", highlight=False)
 
 
-def send_feedback(options: FeedbackOptions, settings: Settings, console: Console) -> dict[str, int | str]:
+def send_feedback(options: FeedbackOptions, settings: Settings, console: Console) -> dict[str, Truth]:
     """Send all feedback of the options and wait until the brokers have it; returns the final truth by request id.
 
     Raises:
@@ -60,10 +66,11 @@ def send_feedback(options: FeedbackOptions, settings: Settings, console: Console
     """
     if FEEDBACK.name not in cluster_topics(settings):
         raise TransientError(f"topic {FEEDBACK.name} does not exist; run `modelwatch setup`")
-    truths = _truths(options, settings)
+    spec = _spec(options, settings)
+    truths = _truths(options, spec, settings)
     if not truths:
         raise ConfigurationError(f"no request to tell the truth about: {options.csv or f'prefix {options.prefix}'}")
-    messages = arrange(truths, options, _classes(options, settings), datetime.now(timezone.utc))
+    messages = arrange(truths, options, len(spec.classes), datetime.now(timezone.utc))
     if options.delay:
         console.print(f"Waiting {options.delay:g} s …", highlight=False)
         time.sleep(options.delay)
@@ -71,14 +78,14 @@ def send_feedback(options: FeedbackOptions, settings: Settings, console: Console
     return truths
 
 
-def arrange(truths: Mapping[str, int | str], options: FeedbackOptions, classes: int, now: datetime) -> list[Feedback]:
+def arrange(truths: Mapping[str, Truth], options: FeedbackOptions, classes: int, now: datetime) -> list[Feedback]:
     """Feedback in the order of sending: with what is wrong at first, and corrected later; twice; and shuffled."""
     chance = random.Random(options.seed)  # noqa: S311 - not for security
     final = [_feedback(name, truth, options, now + CORRECTION) for name, truth in truths.items()]
     wrong = [
-        _feedback(name, (truth + 1) % classes, options, now)
+        _feedback(name, truth + 1.0 if isinstance(truth, float) else (truth + 1) % classes, options, now)
         for name, truth in truths.items()
-        if isinstance(truth, int) and chance.random() < options.corrections
+        if not isinstance(truth, str) and chance.random() < options.corrections
     ]
     again = [one for one in final if chance.random() < options.duplicates]
     messages = [*wrong, *final, *again]
@@ -97,14 +104,16 @@ def choose_truths(predicted: Mapping[str, int], accuracy: float, classes: int, s
     }
 
 
-def _truths(options: FeedbackOptions, settings: Settings) -> dict[str, int | str]:
+def _truths(options: FeedbackOptions, spec: ModelSpec, settings: Settings) -> dict[str, Truth]:
     if options.csv is not None:
-        return dict(_from_csv(options.csv))
+        return dict(_from_csv(options.csv, spec))
+    if not spec.classes:
+        raise ConfigurationError(f"{spec.name} is a regression model: the truth about it comes from --csv")
     if options.prefix is None:
         raise ConfigurationError("say which requests: --prefix, as `modelwatch produce` printed it, or --csv")
     predicted = _predictions(options, settings)
     if options.accuracy is not None:
-        return dict(choose_truths(predicted, options.accuracy, _classes(options, settings), options.seed))
+        return dict(choose_truths(predicted, options.accuracy, len(spec.classes), options.seed))
     labels = load_split("test", progress=False)[1]
     try:
         return {name: int(labels[int(name.rsplit("-", 1)[1])]) for name in predicted}
@@ -130,8 +139,9 @@ def _predictions(options: FeedbackOptions, settings: Settings) -> dict[str, int]
     return {name: found[name] for name in names}
 
 
-def _from_csv(path: Path) -> Iterator[tuple[str, int | str]]:
-    """Rows `id,truth`: a class index or a label; a first row that says just that is passed over."""
+def _from_csv(path: Path, spec: ModelSpec) -> Iterator[tuple[str, Truth]]:
+    """Rows `id,truth`: a class index or a label, or a regression model's number; a first row that says just that is
+    passed over."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for number, row in enumerate(csv.reader(file), 1):
@@ -139,22 +149,39 @@ def _from_csv(path: Path) -> Iterator[tuple[str, int | str]]:
                     continue
                 if len(row) != 2 or not row[0] or not row[1]:
                     raise ConfigurationError(f"{path}, line {number}: expected id,truth; found {','.join(row)!r}")
-                yield row[0], int(row[1]) if row[1].isdigit() else row[1]
+                yield row[0], _truth(row[1], spec, f"{path}, line {number}")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 
-def _classes(options: FeedbackOptions, settings: Settings) -> int:
+def _truth(text: str, spec: ModelSpec, where: str) -> Truth:
+    if spec.classes:
+        return int(text) if text.isdigit() else text
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigurationError(f"{where}: {text!r} is no number, and {spec.name} is a regression model")
+    return number
+
+
+def _spec(options: FeedbackOptions, settings: Settings) -> ModelSpec:
     folders, name = load_model_folders(settings.models), options.model or settings.default_model
     if name not in folders:
         raise ConfigurationError(f"no model {name!r}; there are {', '.join(sorted(folders))}")
-    return len(folders[name].spec.labels)
+    return folders[name].spec
 
 
-def _feedback(name: str, truth: int | str, options: FeedbackOptions, given_at: datetime) -> Feedback:
-    form = {"truth_index": truth} if isinstance(truth, int) else {"truth_label": truth}
+def _feedback(name: str, truth: Truth, options: FeedbackOptions, given_at: datetime) -> Feedback:
     return Feedback.model_validate(
-        {"request_id": name, "model": options.model, "source": "modelwatch feedback", "given_at": given_at, **form}
+        {
+            "request_id": name,
+            "model": options.model,
+            "source": "modelwatch feedback",
+            "given_at": given_at,
+            FORMS[type(truth)]: truth,
+        }
     )
 
 

@@ -102,7 +102,8 @@ def produce(
 def feedback(
     prefix: Annotated[str | None, typer.Option(help="Start of the request ids, as `produce` printed it.")] = None,
     csv: Annotated[
-        Path | None, typer.Option(help="File of rows id,truth instead; truth: class index or label.")
+        Path | None,
+        typer.Option(help="File of rows id,truth instead; truth: class index, label, or a regression model's number."),
     ] = None,
     accuracy: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of right answers to feign; default the data set's labels.")
@@ -139,12 +140,34 @@ def pairs(
 
 
 @app.command()
+def top(
+    urls: Annotated[
+        list[str] | None, typer.Argument(metavar="[URL]...", help="Processes to watch; default: those of `up`.")
+    ] = None,
+    data: Annotated[Path, typer.Option(help="Folder of `up`, whose targets.json says where the processes are.")] = Path(
+        "build/up"
+    ),
+    workers: Annotated[int, typer.Option(min=0, help="Workers, where there is no such file.")] = 1,
+    worker_port: Annotated[int, typer.Option(help="Port of the first worker, likewise.")] = 8080,
+    agents_port: Annotated[int, typer.Option(help="Port of the first agent, likewise.")] = 8090,
+    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between two readings.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and end; so does output to a file.")] = False,
+) -> None:
+    """Watch the processes live, from their own /metrics, until Ctrl-C. With --once, exit status 1 if none answers."""
+    from cli.stack import Ports
+    from cli.top.command import run_top
+
+    ports = Ports(worker=worker_port, agents=agents_port)
+    raise typer.Exit(0 if run_top(urls or (), data, workers, ports, interval, once) else 1)
+
+
+@app.command()
 def demo(
     images: Annotated[int, typer.Option(min=100, max=10000, help="Test images to stream.")] = 1000,
-    output: Annotated[Path, typer.Option(help="Folder of report.json and the logs.")] = Path("build/demo"),
+    output: Annotated[Path, typer.Option(help="Folder of report.html, report.json and the logs.")] = Path("build/demo"),
 ) -> None:
     """Run the whole story on embedded servers with real CIFAR-10, and check it. Exit status 0 only if all holds."""
-    from cli.demo import run_demo
+    from cli.demo.command import run_demo
 
     raise typer.Exit(0 if run_demo(images, output) else 1)
 

@@ -72,7 +72,8 @@ def print_pair(console: Console, pair: InferencePair, as_json: bool) -> None:
         console.print(orjson.dumps(facts).decode(), markup=False, highlight=False, soft_wrap=True)
         return
     response, timings = pair.response, pair.response.timings
-    answer = response.label if response.label is not None else response.outcome.value
+    value = None if response.value is None else f"{response.value:.6g}"
+    answer = response.label or value or response.outcome.value
     confidence = "" if response.confidence is None else f"{response.confidence:7.2%}"
     latency = (response.answered_at - pair.request.sent_at).total_seconds()
     console.print(

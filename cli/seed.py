@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from cli.demo_monitoring import CORRUPTIONS, MASKS
+from cli.demo.monitoring import CORRUPTIONS, MASKS
 from cli.feedback import FeedbackOptions, send_feedback
 from cli.produce import ProduceOptions, send
 from runtime.settings import Settings, read_settings

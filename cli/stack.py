@@ -12,6 +12,7 @@ from pathlib import Path
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from cli.supervisor import Service, Supervisor
+from cli.targets import write_targets
 from runtime.embedded import EmbeddedServers, free_ports
 from runtime.errors import ConfigurationError, TransientError
 from runtime.kafka import create_topics
@@ -75,6 +76,7 @@ def running_stack(
     Args:
         write: takes the lines of each service's log.
         environment: further variables for the services.
+        data: folder of the embedded servers' files and of `targets.json`, which says where the services are.
         agents: which to run.
         keep_data: let the embedded servers save their data, which takes seconds for each 100 MB.
 
@@ -90,11 +92,13 @@ def running_stack(
         _create_topics(settings)
         _set_record_store_up(settings)
         services = list(_services(ports, workers, agents, variables))
+        urls = {service.name: service.url for service in services}
+        write_targets(data, urls)
         supervisor = Supervisor(services, write)
         try:
             supervisor.start()
             supervisor.wait_ready(READY_SECONDS, stopping)
-            yield Stack(settings, supervisor, variables, {service.name: service.url for service in services})
+            yield Stack(settings, supervisor, variables, urls)
         finally:
             supervisor.stop()
     finally:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.predictor import Images, Predictor, Probabilities
+from inference.predictor import Images, Outputs, Predictor
 
 
 @dataclass(slots=True, frozen=True)
@@ -19,14 +19,14 @@ class Answer:
     """What came of a job.
 
     Attributes:
-        probabilities: (n, classes) float32; rows of expired images are zero.
+        outputs: (n, labels) float32; rows of expired images are zero.
         expired: (n,) bool, or None if no image of the job had a deadline that passed.
         batch_size: images computed together, of all jobs in the batch.
         started_at: when the computation began, seconds since the epoch.
         compute_seconds: how long it took.
     """
 
-    probabilities: Probabilities
+    outputs: Outputs
     expired: NDArray[np.bool_] | None
     batch_size: int
     started_at: float
@@ -164,13 +164,13 @@ class Batcher:
         parts = [job.images if rows is None else job.images[rows] for job, rows in zip(jobs, live, strict=True)]
         count = sum(len(part) for part in parts)
         began = time.perf_counter()
-        probabilities = self._predictors[jobs[0].model].predict(parts) if count else None
+        outputs = self._predictors[jobs[0].model].predict(parts) if count else None
         seconds = time.perf_counter() - began
         if count:
             self._observe(jobs[0].model, count, seconds)
         answers, start = [], 0
         for job, rows, part in zip(jobs, live, parts, strict=True):
-            own = None if probabilities is None else probabilities[start : start + len(part)]
+            own = None if outputs is None else outputs[start : start + len(part)]
             start += len(part)
             answers.append(_answer(job, rows, own, count, started_at, seconds))
         return answers
@@ -187,8 +187,8 @@ def _live_rows(job: Job, now: float) -> NDArray[np.bool_] | None:
 def _answer(job: Job, rows: Any, own: Any, count: int, started_at: float, seconds: float) -> Answer:
     if rows is None:
         return Answer(own, None, count, started_at, seconds)
-    classes = own.shape[1] if own is not None else 0
-    probabilities = np.zeros((len(job.images), classes), dtype=np.float32)
+    width = own.shape[1] if own is not None else 0
+    outputs = np.zeros((len(job.images), width), dtype=np.float32)
     if own is not None:
-        probabilities[rows] = own
-    return Answer(probabilities, ~rows, count, started_at, seconds)
+        outputs[rows] = own
+    return Answer(outputs, ~rows, count, started_at, seconds)

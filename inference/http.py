@@ -19,7 +19,7 @@ from inference.authorization import bearer_token
 from inference.batcher import Answer, Batcher, Overloaded
 from inference.chunks import split_parts
 from inference.outgoing import encode_part
-from inference.predictor import Probabilities
+from inference.predictor import Outputs
 from inference.recorder import Recorder
 from runtime.errors import TransientError
 from runtime.health import Health
@@ -27,6 +27,7 @@ from runtime.logging import get_logger
 from runtime.metrics import WorkerMetrics, observe_many
 from runtime.model_folder import ModelFolder
 from schemas.headers import ATTRIBUTE_PREFIX, CE_ID, CE_TIME, CONTENT_TYPE, DEADLINE, JSON, MODEL, TRACEPARENT, rfc3339
+from schemas.model_spec import ModelSpec
 from schemas.pairs import PairWriter
 from schemas.payloads import DecodedRequest, decode_request
 from schemas.refusal import Reason, Refusal
@@ -56,9 +57,9 @@ class Asked:
         return any(answer.expired is not None for answer in self.answers)
 
     @property
-    def probabilities(self) -> Probabilities:
-        """(images, classes) float32."""
-        return np.concatenate([answer.probabilities for answer in self.answers])
+    def outputs(self) -> Outputs:
+        """(images, labels) float32."""
+        return np.concatenate([answer.outputs for answer in self.answers])
 
 
 class InferenceRoutes:
@@ -134,11 +135,7 @@ class InferenceRoutes:
                 "versions": [spec.version],
                 "platform": f"tensorflow_{spec.weights.framework}",
                 "inputs": [{"name": "image", "datatype": "UINT8", "shape": shape}],
-                "outputs": [
-                    {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(spec.labels)]},
-                    {"name": "predicted", "datatype": "INT64", "shape": [-1]},
-                    {"name": "label", "datatype": "BYTES", "shape": [-1]},
-                ],
+                "outputs": _v2_metadata(spec),
             }
         )
 
@@ -147,8 +144,8 @@ class InferenceRoutes:
         return await self._answer(request, self._v2_body)
 
     async def predict(self, request: web.Request) -> web.Response:
-        """V1 prediction: `{"predictions": [[probability, …], …]}`."""
-        return await self._answer(request, lambda asked: {"predictions": asked.probabilities.tolist()})
+        """V1 prediction: `{"predictions": [[probability, …], …]}`, or `[[value], …]` of a regression model."""
+        return await self._answer(request, lambda asked: {"predictions": asked.outputs.tolist()})
 
     async def _answer(self, request: web.Request, body_of: Callable[[Asked], Any]) -> web.Response:
         model = request.match_info["model"]
@@ -197,34 +194,41 @@ class InferenceRoutes:
         return decode_request(body, None, headers, received_at, self._specs, model), _wants_record(request, body)
 
     def _v2_body(self, asked: Asked) -> dict[str, Any]:
-        ids, probabilities = asked.request.request_ids, asked.probabilities
-        spec = self._specs[asked.request.model]
-        count = len(ids)
-        predicted = probabilities.argmax(axis=1)
-        request_id = ids[0] if count == 1 else ids[0].removesuffix("-0")
+        ids, spec = asked.request.request_ids, self._specs[asked.request.model]
         return {
             "model_name": spec.name,
             "model_version": spec.version,
-            "id": request_id,
-            "outputs": [
-                {
-                    "name": "probabilities",
-                    "datatype": "FP32",
-                    "shape": [count, len(spec.labels)],
-                    "data": probabilities.ravel().tolist(),
-                },
-                {"name": "predicted", "datatype": "INT64", "shape": [count], "data": predicted.tolist()},
-                {
-                    "name": "label",
-                    "datatype": "BYTES",
-                    "shape": [count],
-                    "data": [spec.labels[index] for index in predicted],
-                },
-            ],
+            "id": ids[0] if len(ids) == 1 else ids[0].removesuffix("-0"),
+            "outputs": _v2_outputs(spec, asked.outputs),
         }
 
     def _unknown(self, model: str) -> web.Response:
         return _error(f"unknown model {model!r}; known: {', '.join(sorted(self._specs))}", 404)
+
+
+def _v2_metadata(spec: ModelSpec) -> list[dict[str, Any]]:
+    """The tensors of a model's answers; -1 stands for the number of images."""
+    name = "probabilities" if spec.classes else "value"
+    numbers: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": [-1, len(spec.labels)]}
+    if not spec.classes:
+        return [numbers]
+    return [
+        numbers,
+        {"name": "predicted", "datatype": "INT64", "shape": [-1]},
+        {"name": "label", "datatype": "BYTES", "shape": [-1]},
+    ]
+
+
+def _v2_outputs(spec: ModelSpec, outputs: Outputs) -> list[dict[str, Any]]:
+    """The tensors of `_v2_metadata`, filled."""
+    data: list[list[Any]] = [outputs.ravel().tolist()]
+    if spec.classes:
+        predicted = outputs.argmax(axis=1).tolist()
+        data += [predicted, [spec.classes[index] for index in predicted]]
+    return [
+        {**tensor, "shape": [len(outputs), *tensor["shape"][1:]], "data": own}
+        for tensor, own in zip(_v2_metadata(spec), data, strict=True)
+    ]
 
 
 def _kafka_headers(request: web.Request, model: str) -> list[tuple[str, bytes | None]]:

@@ -34,7 +34,7 @@ def encode_part(writer: PairWriter, part: Part, answer: Answer, received_at: flo
     queued = [max(0.0, received_at - sent_at) for sent_at in part.sent_at]
     waited = [max(0.0, answer.started_at - received_at)] * len(queued)
 
-    def encode(rows: list[int], probabilities: Any, batch_size: int) -> list[bytes]:
+    def encode(rows: list[int], outputs: Any, batch_size: int) -> list[bytes]:
         every = len(rows) == len(part.request_ids)
         pick = (lambda column: column) if every else (lambda column: [column[row] for row in rows])
         return writer.encode(
@@ -43,21 +43,21 @@ def encode_part(writer: PairWriter, part: Part, answer: Answer, received_at: flo
             pick(part.attributes),
             pick(part.sent_at),
             pick(part.deadlines),
-            probabilities,
+            outputs,
             pick(queued),
             pick(waited),
-            answer.compute_seconds if probabilities is not None else 0.0,
+            answer.compute_seconds if outputs is not None else 0.0,
             batch_size,
             answered_at,
         )
 
     if answer.expired is None:
-        return encode(list(range(len(queued))), answer.probabilities, answer.batch_size)
+        return encode(list(range(len(queued))), answer.outputs, answer.batch_size)
     values: list[bytes] = [b""] * len(queued)
     for mask, is_live in ((~answer.expired, True), (answer.expired, False)):
         rows = mask.nonzero()[0].tolist()
         if rows:
-            probabilities = answer.probabilities[mask] if is_live else None
-            for row, value in zip(rows, encode(rows, probabilities, answer.batch_size if is_live else 0), strict=True):
+            outputs = answer.outputs[mask] if is_live else None
+            for row, value in zip(rows, encode(rows, outputs, answer.batch_size if is_live else 0), strict=True):
                 values[row] = value
     return values

@@ -1,4 +1,4 @@
-"""From images to probabilities on whatever device there is: one interface over TensorFlow and the null model."""
+"""From images to a model's outputs on whatever device there is: one interface over TensorFlow and the null model."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ from schemas.model_spec import ModelSpec
 log = get_logger(__name__)
 
 Images = NDArray[Any]
-Probabilities = NDArray[np.float32]
+Outputs = NDArray[np.float32]
 
 
 class Predictor(Protocol):
@@ -28,14 +28,14 @@ class Predictor(Protocol):
     def warm_up(self) -> None:
         """Compute every batch size once, so that no caller pays for it."""
 
-    def predict(self, parts: Sequence[Images]) -> Probabilities:
-        """Probabilities for the images of all `parts`, in order.
+    def predict(self, parts: Sequence[Images]) -> Outputs:
+        """Outputs for the images of all `parts`, in order: probabilities, or values of a regression model.
 
         Args:
             parts: arrays (n_i, *shape), all uint8 in 0..255 or all float32 in 0..1; together at most the largest batch.
 
         Returns:
-            (sum of n_i, classes) float32.
+            (sum of n_i, labels) float32.
         """
 
 
@@ -50,8 +50,8 @@ class NullPredictor:
     def warm_up(self) -> None:
         """Nothing to warm."""
 
-    def predict(self, parts: Sequence[Images]) -> Probabilities:
-        """Equal probabilities."""
+    def predict(self, parts: Sequence[Images]) -> Outputs:
+        """Equal probabilities; of a regression model, 1."""
         return self._answer[: sum(len(part) for part in parts)]
 
 
@@ -110,10 +110,10 @@ class KerasPredictor:
                 f"names: {_brief(error)}"
             ) from error
         outputs = self._tf.nest.flatten(concrete.structured_outputs)
-        classes = [output.shape[-1] for output in outputs]
-        if classes != [len(self._spec.labels)]:
+        widths = [output.shape[-1] for output in outputs]
+        if widths != [len(self._spec.labels)]:
             raise ConfigurationError(
-                f"model {self._spec.name} answers {' and '.join(map(str, classes))} numbers but model.yaml has "
+                f"model {self._spec.name} answers {' and '.join(map(str, widths))} numbers but model.yaml has "
                 f"{len(self._spec.labels)} labels"
             )
         return convert_variables_to_constants_v2(concrete)
@@ -124,10 +124,10 @@ class KerasPredictor:
             for size in self._spec.batch_sizes:
                 self.predict([np.zeros((size, *self._spec.input.shape), dtype=dtype)])
 
-    def predict(self, parts: Sequence[Images]) -> Probabilities:
+    def predict(self, parts: Sequence[Images]) -> Outputs:
         """See `Predictor`."""
         batch, count = self._buffer.join(parts)
-        answer: Probabilities = self._graphs[batch.dtype.name](self._tf.constant(batch))[0].numpy()[:count]
+        answer: Outputs = self._graphs[batch.dtype.name](self._tf.constant(batch))[0].numpy()[:count]
         return answer
 
 

@@ -199,4 +199,4 @@ def _leave(*_signal: object) -> None:
 
 def _writer(folder: ModelFolder, predictor: Predictor) -> PairWriter:
     spec = folder.spec
-    return PairWriter(spec.name, spec.version, folder.weights_sha256, spec.labels, predictor.device)
+    return PairWriter(spec.name, spec.version, folder.weights_sha256, spec.labels, predictor.device, spec.task)

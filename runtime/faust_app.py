@@ -119,11 +119,11 @@ class ExplicitConsumer(driver.Consumer):
         self._handed = {}
         try:
             await self.perform_seek()
+            for tp in self.assignment():
+                if self._read_offset[tp] is None:
+                    await self._thread.seek_to_beginning(TopicPartition(tp.topic, tp.partition))
         except (AssertionError, IllegalStateError):
             return  # aiokafka: the partitions are being taken away; the next assignment begins at the committed offsets
-        for tp in self.assignment():
-            if self._read_offset[tp] is None:
-                await self._thread.seek_to_beginning(TopicPartition(tp.topic, tp.partition))
 
     def is_member(self) -> bool:
         """Whether the group's coordinator knows us."""

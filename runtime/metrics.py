@@ -1,6 +1,6 @@
 """Every metric of every process, declared once. The registry is injected, so that tests can read it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version as package_version
 
 import numpy as np
@@ -33,11 +33,15 @@ PERFORMANCE_GAUGES: dict[str, tuple[str, ...]] = {
     "value_size": ("Pairs of the window by value of the attribute broken down by", "value"),
     "value_labelled": ("Labelled pairs of the window by value of the attribute broken down by", "value"),
     "value_accuracy": ("Share of labelled pairs answered rightly, by value of the attribute broken down by", "value"),
+    "value_rmse": ("Root mean squared error of a regression model, by value of that attribute", "value"),
+    "value_mae": ("Mean absolute error of a regression model, by value of that attribute", "value"),
     "accuracy": ("Share of labelled pairs that were answered rightly",),
     "log_loss": ("Mean negative logarithm of the probability of the truth, nats",),
     "brier": ("Mean squared distance of the probabilities from the truth, over all classes",),
     "calibration_error": ("Expected calibration error, 15 bins of equal width",),
     "kl_divergence": ("Of the predicted from the true class distribution, nats",),
+    "rmse": ("Root mean squared error of a regression model, in the unit of its label",),
+    "mae": ("Mean absolute error of a regression model, in the unit of its label",),
     "label_coverage": ("Share of pairs that have a label",),
     "labelled": ("Pairs of the window that have a label",),
     "estimated_accuracy": ("Mean calibrated confidence of the window's pairs, labelled or not",),
@@ -193,6 +197,12 @@ class OutliersMetrics(AgentMetrics):
             registry=registry,
         )
 
+    def begin_at_zero(self, model: str, labels: Iterable[str]) -> None:
+        """Show a model's counters before they count: a rate does not see the first step of a series that appears."""
+        self.scored.labels(model)
+        for label in labels:
+            self.outliers.labels(model, label)
+
 
 class DriftMetrics(AgentMetrics):
     """Metrics of the drift agent."""
@@ -243,6 +253,13 @@ class DriftMetrics(AgentMetrics):
             ["model"],
             registry=registry,
         )
+
+    def begin_at_zero(self, model: str, detectors: Iterable[str]) -> None:
+        """Show a model's counters before they count: a rate does not see the first step of a series that appears."""
+        self.featured.labels(model)
+        for detector in detectors:
+            for result in ("drift", "no_drift"):
+                self.windows.labels(model, detector, result)
 
 
 class ConfusionMetrics(AgentMetrics):
@@ -340,6 +357,16 @@ class ExplanationsMetrics(AgentMetrics):
         self.recent_pairs = Gauge(
             "modelwatch_recent_pairs", "Pairs kept in memory, whose images need not be fetched", registry=registry
         )
+
+    def begin_at_zero(self, model: str, methods: Iterable[str]) -> None:
+        """Show a model's counters before they count: a rate does not see the first step of a series that appears."""
+        self.precision.labels(model)
+        self.coverage.labels(model)
+        for method in methods:
+            for outcome in ("ok", "timeout", "overloaded", "failed"):
+                self.explanations.labels(model, method, outcome)
+            for metric in (self.seconds, self.predictor_calls, self.evaluations):
+                metric.labels(model, method)
 
 
 def buckets_about(thresholds: Sequence[float]) -> tuple[float, ...]:

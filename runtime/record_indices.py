@@ -39,8 +39,11 @@ def component_templates() -> dict[str, dict[str, Any]]:
     return {file.stem: orjson.loads(file.read_bytes()) for file in sorted(FOLDER.glob("component-templates/*.json"))}
 
 
-async def apply_templates(client: AsyncElasticsearch) -> list[str]:
+async def apply_templates(client: AsyncElasticsearch, retention_days: int = 30) -> list[str]:
     """Put mappings, settings and the retention policy into the store. Safe to repeat; existing indices stay.
+
+    Args:
+        retention_days: after so many days a day's index is deleted, also one that is there already.
 
     Returns:
         What was put there, in words.
@@ -50,7 +53,7 @@ async def apply_templates(client: AsyncElasticsearch) -> list[str]:
         ConfigurationError: it refuses.
     """
     try:
-        retention = await _put_policy(client)
+        retention = await _put_policy(client, retention_days)
         for name, template in component_templates().items():
             await client.cluster.put_component_template(name=name, **template)
         for kind in KINDS:
@@ -73,7 +76,7 @@ async def apply_templates(client: AsyncElasticsearch) -> list[str]:
         raise TransientError(f"the record store does not answer ({error}); is ELASTICSEARCH_URL right?") from error
     return [
         f"index templates {', '.join(all_of(kind) for kind in KINDS)}",
-        *([f"policy {POLICY}"] if retention else []),
+        f"policy {POLICY} ({retention_days} days)" if retention else "no policy: old records are not deleted",
     ]
 
 
@@ -108,13 +111,14 @@ def _not_trusted(error: TlsError) -> ConfigurationError:
     )
 
 
-async def _put_policy(client: AsyncElasticsearch) -> bool:
+async def _put_policy(client: AsyncElasticsearch, days: int) -> bool:
     """False where the store has no lifecycle management: then nothing deletes old indices but its operator."""
     policy = orjson.loads((FOLDER / "retention-policy.json").read_bytes())["policy"]
+    policy["phases"]["delete"]["min_age"] = f"{days}d"
     try:
         await client.ilm.put_lifecycle(name=POLICY, policy=policy)
     except ApiError as error:
-        if error.status_code not in (400, 404, 405):
+        if error.status_code not in (400, 404, 405, 410):
             raise
         log.warning("record store has no index lifecycle management: old records are not deleted", error=str(error))
         return False
@@ -125,6 +129,6 @@ async def setup_record_store(settings: Settings) -> list[str]:
     """`apply_templates` with a client of its own."""
     client = client_from_settings(settings)
     try:
-        return await apply_templates(client)
+        return await apply_templates(client, settings.record_retention_days)
     finally:
         await client.close()

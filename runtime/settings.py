@@ -59,6 +59,8 @@ class Settings(BaseSettings):
     """API key of the record store."""
     elasticsearch_ca_certs: Path | None = None
     """PEM file of the authority that signed the record store's certificate."""
+    record_retention_days: int = Field(30, ge=1)
+    """Days that `modelwatch setup` lets records live, where the record store has index lifecycle management."""
 
     models: Path = PROJECT_MODELS
     """Folder of model folders: each holds a model.yaml."""

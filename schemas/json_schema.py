@@ -5,10 +5,11 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from schemas.base import Message
-from schemas.messages import MESSAGES, Feedback
+from schemas.messages import MESSAGES, Feedback, InferenceResponse, Outcome
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-TRUTH_FORMS = ("truth_index", "truth_label", "truth_one_hot", "truth_probabilities", "truth")
+TRUTH_FORMS = ("truth_index", "truth_label", "truth_one_hot", "truth_probabilities", "truth_value", "truth")
+ANSWERS = ("probabilities", "value")
 
 Schema = dict[str, Any]
 
@@ -25,7 +26,8 @@ def message_schemas() -> dict[str, Schema]:
     schemas = {}
     for model in MESSAGES:
         schema = model.model_json_schema(schema_generator=_Generator)
-        _add_rules(model.__name__, schema)
+        for name, part in {model.__name__: schema, **schema.get("$defs", {})}.items():
+            _add_rules(name, part)
         schemas[model.__name__] = {"$schema": DIALECT, "$id": schema_id(model), **schema}
     return schemas
 
@@ -49,6 +51,15 @@ def schema_id(model: type[Message]) -> str:
 def _add_rules(name: str, schema: Schema) -> None:
     """Add the rules between fields that pydantic checks in validators and therefore cannot export."""
     if name == Feedback.__name__:
-        schema["oneOf"] = [
-            {"required": [form], "properties": {form: {"not": {"type": "null"}}}} for form in TRUTH_FORMS
-        ]
+        schema["oneOf"] = [_given(form) for form in TRUTH_FORMS]
+    if name == InferenceResponse.__name__:
+        expired = {"required": ["outcome"], "properties": {"outcome": {"const": Outcome.EXPIRED.value}}}
+        schema |= {
+            "if": expired,
+            "then": {"properties": {answer: {"type": "null"} for answer in ANSWERS}},
+            "else": {"oneOf": [_given(answer) for answer in ANSWERS]},
+        }
+
+
+def _given(field: str) -> Schema:
+    return {"required": [field], "properties": {field: {"not": {"type": "null"}}}}

@@ -9,6 +9,9 @@ from schemas.base import Attributes, Base64Bytes, Contract, Message, RequestId, 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Matrix = tuple[tuple[int, ...], ...]
+LARGEST = 3.4028235e38
+"""Greatest magnitude of a regression model's answer, and of a truth about it: what a float32 holds."""
+Error = Annotated[float, Field(ge=0)]
 
 
 class ImageDtype(str, Enum):
@@ -66,7 +69,10 @@ class Outcome(str, Enum):
 
 
 class InferenceResponse(Message):
-    """A model's answer about one image. An `expired` one has no prediction."""
+    """A model's answer about one image: a classifier's `probabilities`, or a regression model's `value`.
+
+    An `expired` one has no prediction.
+    """
 
     outcome: Outcome = Outcome.OK
     model: str
@@ -76,10 +82,21 @@ class InferenceResponse(Message):
     predicted: int | None = Field(None, description="Index of the most probable class")
     label: str | None = None
     confidence: Probability | None = Field(None, description="Probability of the predicted class")
+    value: float | None = Field(
+        None, ge=-LARGEST, le=LARGEST, description="A regression model's answer, in the unit that its one label names"
+    )
     timings: Timings
     batch_size: int = Field(ge=0, description="Images computed together, padding excluded; 0 if expired")
     device: str
     answered_at: Timestamp
+
+    @model_validator(mode="after")
+    def _one_kind_of_answer(self) -> "InferenceResponse":
+        given = (self.probabilities is not None) + (self.value is not None)
+        if given != (self.outcome is Outcome.OK):
+            expected = "exactly one" if self.outcome is Outcome.OK else "none"
+            raise ValueError(f"outcome {self.outcome.value} comes with {expected} of probabilities, value; got {given}")
+        return self
 
 
 class InferencePair(Message):
@@ -90,7 +107,7 @@ class InferencePair(Message):
 
 
 class Feedback(Message):
-    """The truth about one request, in exactly one of five forms, with or without the response it judges.
+    """The truth about one request, in exactly one of six forms, with or without the response it judges.
 
     A message of `inference.feedback` holds one, or a list of up to 10,000.
     """
@@ -101,16 +118,21 @@ class Feedback(Message):
     truth_label: str | None = None
     truth_one_hot: tuple[int, ...] | None = None
     truth_probabilities: tuple[Probability, ...] | None = None
-    truth: int | str | Annotated[tuple[float, ...], Field(min_length=1)] | None = Field(
-        None, description="Any of the forms before, told apart by its shape; `[3]` is class 3, as in Seldon's feedback"
+    truth_value: Annotated[float, Field(strict=True)] | None = Field(None, description="About a regression model")
+    truth: int | float | str | Annotated[tuple[float, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="Any of the forms before, told apart by its shape and the model; `3` and `[3]`, as in Seldon's "
+        "feedback, are class 3, or the number of a regression model",
     )
-    response: tuple[float, ...] | None = Field(None, description="Self-contained feedback: the probabilities answered")
+    response: tuple[float, ...] | None = Field(
+        None, description="Self-contained feedback: the probabilities answered, or `[number]` of a regression model"
+    )
     source: str = Field("unknown", max_length=64)
     given_at: Timestamp
 
     @model_validator(mode="after")
     def _one_form_of_truth(self) -> "Feedback":
-        forms = ("truth_index", "truth_label", "truth_one_hot", "truth_probabilities", "truth")
+        forms = ("truth_index", "truth_label", "truth_one_hot", "truth_probabilities", "truth_value", "truth")
         given = [form for form in forms if getattr(self, form) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(forms)}; got {', '.join(given) or 'none'}")
@@ -227,8 +249,10 @@ class ValueFigures(Contract):
 
     size: int = Field(ge=0, description="Pairs, labelled or not")
     labelled: int = Field(ge=0)
-    correct: int = Field(ge=0, description="Labelled pairs that were answered rightly")
+    correct: int | None = Field(None, ge=0, description="Labelled pairs that were answered rightly, by a classifier")
     accuracy: Probability | None = None
+    rmse: Error | None = None
+    mae: Error | None = None
 
 
 class PerformanceReport(Message):
@@ -247,7 +271,9 @@ class PerformanceReport(Message):
     last: LogPosition | None = None
     size: int = Field(ge=0, description="Pairs of the window, labelled or not")
     labelled: int = Field(0, ge=0, description="Those of them that have a label")
-    confusion: Matrix = Field(description="Counts; rows are the truth, columns the prediction")
+    confusion: Matrix = Field(
+        (), description="Counts; rows are the truth, columns the prediction; empty for a regression model"
+    )
     accuracy: Probability | None = None
     by_class: dict[str, ClassFigures] = Field(
         default_factory=dict, description="Classes that were the truth or the answer of any labelled pair"
@@ -263,6 +289,8 @@ class PerformanceReport(Message):
     calibration_error: Probability | None = None
     kl_divergence: float | None = Field(None, description="Of the predicted from the true class distribution, nats")
     estimated_accuracy: Probability | None = Field(None, description="From calibrated confidences, without labels")
+    rmse: Error | None = Field(None, description="Of a regression model: root of the mean squared error")
+    mae: Error | None = Field(None, description="Of a regression model: mean absolute error")
     label_coverage: Probability | None = Field(None, description="Share of the window's pairs that have a label")
     reported_at: Timestamp
 
@@ -276,9 +304,11 @@ class JoinedPair(Contract):
     version: str
     time: float = Field(description="Of the answer, seconds since the epoch")
     kept_from: float = Field(description="Seconds since the epoch; the time to live counts from here")
-    predicted: int = Field(ge=0)
-    probabilities: Base64Bytes = Field(description="float32, little endian, one a class")
-    counted: int | None = Field(None, description="Joined late: the truth under which it was counted; -1 for none")
+    predicted: int | float = Field(description="A class index; or a regression model's value, written with a point")
+    probabilities: Base64Bytes = Field(description="float32, little endian, one a class; empty for a regression model")
+    counted: int | float | None = Field(
+        None, description="Joined late: the truth under which it was counted; -1, without a point, for none"
+    )
     value: str | None = Field(None, description="Of the attribute by which the model is broken down")
 
 
@@ -288,7 +318,9 @@ class JoinedTruth(Contract):
     given_at: float = Field(description="Seconds since the epoch")
     offset: int = Field(ge=0, description="Of its message in `inference.feedback`")
     item: int = Field(ge=0, description="Within its message")
-    form: int | str | tuple[float, ...] = Field(description="As given; the class index once the model is known")
+    form: int | float | str | tuple[float, ...] = Field(
+        description="As given; once the model is known: the class index; or, written with a point, the value"
+    )
     source: str = "unknown"
     letter: str | None = Field(None, description="The feedback's own JSON, until its pair is known")
 
@@ -323,7 +355,10 @@ class JoinFold(Message):
 
 
 class PerformanceSums(Message):
-    """One partition's part of one window, or of the lifetime; whole numbers, real terms in units of 2^-44."""
+    """One partition's part of one window, or of the lifetime.
+
+    Sums are whole numbers: real terms are in units of 2^-44, squared errors in units of 2^-88.
+    """
 
     model: str
     version: str

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import Contract
 
+Task = Literal["classification", "regression"]
 OTHER_VALUE, NO_VALUE = "other", "none"
 """In a breakdown: an attribute's value that the spec does not list; a request without the attribute."""
 
@@ -160,9 +161,11 @@ class ModelSpec(Contract):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
     description: str = ""
-    task: Literal["classification", "regression"] = "classification"
+    task: Task = "classification"
     input: InputSpec
-    labels: tuple[str, ...] = Field(min_length=1)
+    labels: tuple[str, ...] = Field(
+        min_length=1, description="One an output: the classes; or, for regression, the number's name and unit"
+    )
     weights: WeightsSpec
     batch_sizes: tuple[int, ...] = Field(
         (1, 2, 4, 8, 16, 32, 64, 128), description="Sizes computed; a batch is padded to the next one"
@@ -184,9 +187,32 @@ class ModelSpec(Contract):
             raise ValueError("labels must be distinct")
         return self
 
+    @model_validator(mode="after")
+    def _regression_has_no_classes(self) -> "ModelSpec":
+        if self.task != "regression":
+            return self
+        if len(self.labels) != 1:
+            raise ValueError(f"task regression has one label, the name of its number; got {', '.join(self.labels)}")
+        by_class = [f"drift.{name}" for name, drift in self.drift.items() if drift.kind == "probabilities"]
+        by_class += ["calibration"] * (self.calibration is not None)
+        by_class += ["explanations.policies"] * (self.explanations.policies != ExplanationPolicies())
+        if by_class:
+            raise ValueError(f"task regression has no classes, which {', '.join(by_class)} needs; leave it out")
+        return self
+
     def value_of(self, attributes: Mapping[str, str]) -> str | None:
         """The value by which a request of this model is broken down; None if the model is not."""
         return None if self.breakdown is None else self.breakdown.value_of(attributes)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Labels of a classifier's classes, in order; none of a regression model."""
+        return self.labels if self.task == "classification" else ()
+
+    @property
+    def is_explainable(self) -> bool:
+        """Whether there are methods to explain its answers: it classifies images."""
+        return self.input.kind == "image" and len(self.input.shape) == 3 and self.task == "classification"
 
     @property
     def breakdown_values(self) -> tuple[str, ...]:

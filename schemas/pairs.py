@@ -14,12 +14,15 @@ import pybase64
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from schemas.messages import InferencePair, InferenceRequest, InferenceResponse, Outcome
+from schemas.messages import LARGEST, InferencePair, InferenceRequest, InferenceResponse, Outcome
+from schemas.model_spec import Task
 from schemas.refusal import Reason, Refusal
 
 _REQUEST_VERSION = InferenceRequest.model_fields["schema_version"].default
 _RESPONSE_VERSION = InferenceResponse.model_fields["schema_version"].default
 _PAIR_VERSION = InferencePair.model_fields["schema_version"].default
+_NOTHING = dict.fromkeys(("probabilities", "predicted", "label", "confidence", "value"))
+_EXPIRED = {**_NOTHING, "outcome": Outcome.EXPIRED.value}
 _REASONS = {
     "json_invalid": Reason.INVALID_JSON,
     "missing": Reason.MISSING_FIELD,
@@ -35,13 +38,23 @@ class PairWriter:
         model: its name, as in its `ModelSpec`.
         version: its version, as in its `ModelSpec`.
         weights_sha256: of the file of weights, in hexadecimal.
-        labels: one a class, in the order of the probabilities.
+        labels: one an output, in order.
         device: what it computes on.
+        task: as in its `ModelSpec`; says what the outputs are.
     """
 
-    def __init__(self, model: str, version: str, weights_sha256: str, labels: Sequence[str], device: str) -> None:
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        weights_sha256: str,
+        labels: Sequence[str],
+        device: str,
+        task: Task = "classification",
+    ) -> None:
         self._model = model
         self._labels = tuple(labels)
+        self._task = task
         self._fixed = {
             "schema_version": _RESPONSE_VERSION,
             "model": model,
@@ -57,7 +70,7 @@ class PairWriter:
         attributes: Sequence[Mapping[str, str]],
         sent_at: Sequence[float],
         deadlines: Sequence[float | None],
-        probabilities: NDArray[Any] | None,
+        outputs: NDArray[Any] | None,
         queue: Sequence[float],
         batch: Sequence[float],
         compute: float,
@@ -72,7 +85,8 @@ class PairWriter:
             attributes: the callers' metadata.
             sent_at: seconds since the epoch.
             deadlines: seconds since the epoch, or None.
-            probabilities: `(n, classes)` float32; None if nothing was computed: every outcome is `expired`.
+            outputs: `(n, classes)` float32 probabilities, or `(n, 1)` float32 values of a regression model; None if
+                nothing was computed: every outcome is `expired`.
             queue: seconds from each message's timestamp to its being read; clocks differ, so below 0 counts as 0.
             batch: seconds from reading to the start of the computation.
             compute: seconds of the batch's computation.
@@ -80,10 +94,11 @@ class PairWriter:
             answered_at: seconds since the epoch.
 
         Raises:
-            ValueError: the arguments differ in length, or a probability is not in 0..1: the model is broken.
+            ValueError: the arguments differ in length; or a probability is not in 0..1 or a value not finite: the model
+                is broken.
         """
         requests = self._requests(request_ids, images, attributes, sent_at, deadlines)
-        answers = self._answers(probabilities, len(requests))
+        answers = self._answers(outputs, len(requests))
         shared = {**self._fixed, "batch_size": batch_size, "answered_at": _utc(answered_at)}
         compute = max(0.0, compute)
         return [
@@ -127,14 +142,21 @@ class PairWriter:
             )
         ]
 
-    def _answers(self, probabilities: NDArray[Any] | None, count: int) -> list[dict[str, Any]]:
+    def _answers(self, outputs: NDArray[Any] | None, count: int) -> list[dict[str, Any]]:
         """What the model said, one an image."""
-        if probabilities is None:
-            nothing = dict.fromkeys(("probabilities", "predicted", "label", "confidence"))
-            return [{"outcome": Outcome.EXPIRED.value, **nothing}] * count
-        if probabilities.shape != (count, len(self._labels)):
-            raise ValueError(f"probabilities have shape {probabilities.shape}; expected {(count, len(self._labels))}")
-        if count and not (probabilities.min() >= 0 and probabilities.max() <= 1):  # false for NaN, too
+        if outputs is None:
+            return [_EXPIRED] * count
+        if outputs.shape != (count, len(self._labels)):
+            raise ValueError(f"outputs have shape {outputs.shape}; expected {(count, len(self._labels))}")
+        return self._values(outputs) if self._task == "regression" else self._classes(outputs)
+
+    def _values(self, values: NDArray[Any]) -> list[dict[str, Any]]:
+        if not (np.abs(values) <= LARGEST).all():  # false for NaN, too
+            raise ValueError(f"model {self._model} answered a value that is not finite; check its weights")
+        return [{**_NOTHING, "outcome": Outcome.OK.value, "value": value} for value in values[:, 0].tolist()]
+
+    def _classes(self, probabilities: NDArray[Any]) -> list[dict[str, Any]]:
+        if len(probabilities) and not (probabilities.min() >= 0 and probabilities.max() <= 1):  # false for NaN, too
             raise ValueError(f"model {self._model} answered probabilities outside 0..1 or NaN; check its weights")
         predicted, confidence = probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist()
         return [
@@ -144,6 +166,7 @@ class PairWriter:
                 "predicted": index,
                 "label": self._labels[index],
                 "confidence": share,
+                "value": None,
             }
             for row, index, share in zip(probabilities.tolist(), predicted, confidence, strict=True)
         ]

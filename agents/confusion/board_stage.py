@@ -7,7 +7,7 @@ from typing import Any
 from faust.types import TP
 
 from agents.confusion.board import LIFETIME, Board
-from agents.confusion.figures import figures
+from agents.confusion.figures import figures, fits
 from agents.confusion.fold import Group
 from agents.confusion.gauges import PerformanceGauges
 from agents.confusion.records import report_record
@@ -69,7 +69,7 @@ class BoardStage:
         """
         if not self._enter(generation) or any(end is None or self._read.get(tp, 0) < end for tp, end in ends.items()):
             return []
-        changed = {place for place in self._board.take_changed() if place[0][0] in self._specs}
+        changed = {place for place in self._board.take_changed() if self._is_known(*place)}
         for group in {group for group, _ in changed}:
             self._show(group)
         made = [self._report(group, window) for group, window in sorted(changed) if window != LIFETIME]
@@ -105,12 +105,19 @@ class BoardStage:
         progress = (told.epoch, told.progress)
         self._board.place((model, version), int(window), int(partition), progress, Sums(told.sums))
 
+    def _is_known(self, group: Group, window: int) -> bool:
+        """Of a version with other classes than the present one nothing is said any more."""
+        spec = self._specs.get(group[0])
+        return spec is not None and fits(self._board.sums(group, window), spec.classes)
+
     def _show(self, group: Group) -> None:
-        labels, values = self._specs[group[0]].labels, self._specs[group[0]].breakdown_values
+        classes, values = self._specs[group[0]].classes, self._specs[group[0]].breakdown_values
         for name, sums in (("rolling", self._board.rolling(group)), ("lifetime", self._board.sums(group, LIFETIME))):
-            self._gauges.show(group, name, figures(sums, labels), labels, values)
+            if fits(sums, classes):
+                self._gauges.show(group, name, figures(sums, classes), classes, values)
         latest = self._board.latest(group)
-        self._gauges.show_latest(group, figures(latest, labels))
+        if fits(latest, classes):
+            self._gauges.show_latest(group, figures(latest, classes))
 
     def _report(self, group: Group, window: int) -> PerformanceReport:
         (model, version), seconds = group, self._settings.performance_window_seconds
@@ -122,7 +129,7 @@ class BoardStage:
             begin=datetime.fromtimestamp(window * seconds, timezone.utc),
             end=datetime.fromtimestamp((window + 1) * seconds, timezone.utc),
             reported_at=utc_now(),
-            **figures(sums, self._specs[model].labels),
+            **figures(sums, self._specs[model].classes),
         )
 
 

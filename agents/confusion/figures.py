@@ -1,5 +1,6 @@
 """Figures from sums: accuracy, precision and the like; what has an empty denominator is absent, not 0."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from agents.confusion.sums import BINS, SCALE, Sums
 from schemas.messages import ClassFigures, Rates, ValueFigures
 
+ERRORS = ("absolute", "squared")
 RATES = ("precision", "recall", "specificity", "f1")
 
 
@@ -22,8 +24,39 @@ def confusion_of(sums: Sums, classes: int) -> NDArray[np.int64]:
     return matrix
 
 
-def figures(sums: Sums, labels: Sequence[str]) -> dict[str, Any]:
-    """Fields of a `PerformanceReport`; an undefined one is None, and a class without any sample is left out.
+def fits(sums: Sums, classes: Sequence[str]) -> bool:
+    """Whether the sums are of a model with these classes; an earlier version may have had others, or none."""
+    cells = [map(int, name.split(":")[1:]) for name in sums if name.startswith("cell:")]
+    is_classifier = sums["confidence"] > 0 or not sums["pairs"]
+    return is_classifier and max(map(max, cells), default=0) < len(classes) if classes else not sums["confidence"]
+
+
+def figures(sums: Sums, classes: Sequence[str]) -> dict[str, Any]:
+    """Fields of a `PerformanceReport`; an undefined one is None.
+
+    Args:
+        classes: labels; none of a regression model, whose figures are of its errors.
+    """
+    return {
+        "size": sums["pairs"],
+        "labelled": sums["labelled"],
+        "label_coverage": _ratio(sums["labelled"], sums["pairs"]),
+        "by_value": _by_value(sums, bool(classes)),
+        **(_class_figures(sums, classes) if classes else _error_figures(sums)),
+    }
+
+
+def _error_figures(sums: Mapping[str, int]) -> dict[str, float | None]:
+    """Root mean squared and mean absolute error."""
+    mean_square = _mean(sums["squared"], sums["labelled"] * SCALE)
+    return {
+        "rmse": None if mean_square is None else math.sqrt(mean_square),
+        "mae": _mean(sums["absolute"], sums["labelled"]),
+    }
+
+
+def _class_figures(sums: Sums, labels: Sequence[str]) -> dict[str, Any]:
+    """Figures of a classifier; a class without any sample is left out.
 
     Expected calibration error: Guo et al. 2017. Estimated accuracy: mean calibrated confidence of all pairs, labelled
     or not (average confidence; Guillory et al., "Predicting with Confidence on Unseen Distributions", ICCV 2021).
@@ -34,12 +67,9 @@ def figures(sums: Sums, labels: Sequence[str]) -> dict[str, Any]:
     seen = matrix.sum(0) + matrix.sum(1) > 0
     present = {label: one for (label, one), there in zip(by_class.items(), seen, strict=True) if there}
     return {
-        "size": pairs,
-        "labelled": labelled,
         "confusion": tuple(tuple(row) for row in matrix.tolist()),
         "accuracy": _ratio(int(np.trace(matrix)), labelled),
         "by_class": present,
-        "by_value": _by_value(sums),
         "macro": _macro(present),
         "micro": _micro(present),
         "log_loss": _mean(sums["log_loss"], labelled),
@@ -47,21 +77,24 @@ def figures(sums: Sums, labels: Sequence[str]) -> dict[str, Any]:
         "calibration_error": _calibration_error(sums),
         "kl_divergence": _kl_divergence(matrix),
         "estimated_accuracy": None if not pairs else min(1.0, sums["confidence"] / SCALE / pairs),
-        "label_coverage": _ratio(labelled, pairs),
     }
 
 
-def _by_value(sums: Sums) -> dict[str, ValueFigures]:
+def _by_value(sums: Sums, has_classes: bool) -> dict[str, ValueFigures]:
     """For each value of the attribute broken down by that any pair has."""
     prefix = "value:pairs:"
     values = sorted(name.removeprefix(prefix) for name in sums if name.startswith(prefix))
-    found = {}
-    for value in values:
-        # Where the spec's values changed, a late correction may take away what was counted under another value.
-        labelled, correct = (max(0, sums[f"value:{what}:{value}"]) for what in ("labelled", "correct"))
-        pairs, correct = max(0, sums[f"{prefix}{value}"]), min(correct, labelled)
-        found[value] = ValueFigures(size=pairs, labelled=labelled, correct=correct, accuracy=_ratio(correct, labelled))
-    return found
+    return {value: _value(sums, value, has_classes) for value in values}
+
+
+def _value(sums: Sums, value: str, has_classes: bool) -> ValueFigures:
+    # Where the spec's values changed, a late correction may take away what was counted under another value.
+    counts = {name: max(0, sums[f"value:{name}:{value}"]) for name in ("pairs", "labelled", "correct", *ERRORS)}
+    pairs, labelled = counts["pairs"], counts["labelled"]
+    if not has_classes:
+        return ValueFigures(size=pairs, labelled=labelled, **_error_figures(counts))
+    correct = min(counts["correct"], labelled)
+    return ValueFigures(size=pairs, labelled=labelled, correct=correct, accuracy=_ratio(correct, labelled))
 
 
 def _class(matrix: NDArray[np.int64], index: int) -> ClassFigures:

@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import pybase64
 from aiokafka.partitioner import murmur2
 
-from agents.confusion.entries import PAIRS_LANE, Entry, PairHalf
+from agents.confusion.entries import PAIRS_LANE, Entry, PairHalf, answer_of
 from agents.confusion.truth import Told, read_feedback, resolve, self_contained
 from agents.pairs import ReadPair, read_pairs
 from schemas.messages import Outcome
@@ -74,8 +72,8 @@ def read_inputs(
 
 def _half(read: ReadPair, spec: ModelSpec, now: float) -> PairHalf:
     response = read.pair.response
-    vector = np.asarray(response.probabilities, "<f4")
-    predicted = response.predicted if response.predicted is not None else int(vector.argmax())
+    outputs = response.probabilities if response.value is None else (response.value,)
+    predicted, probabilities = answer_of(outputs or (), spec)
     return PairHalf(
         PAIRS_LANE,
         read.message.offset,
@@ -83,8 +81,8 @@ def _half(read: ReadPair, spec: ModelSpec, now: float) -> PairHalf:
         response.model_version,
         response.answered_at.timestamp(),
         now,
-        predicted,
-        pybase64.b64encode_as_string(vector.tobytes()),
+        predicted if response.predicted is None else response.predicted,
+        probabilities,
         value=spec.value_of(read.pair.request.attributes),
     )
 

@@ -4,10 +4,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-import pybase64
-
-from agents.confusion.entries import FEEDBACK_LANE, UNLABELLED, Entry, PairHalf, Truth
+from agents.confusion.entries import (
+    FEEDBACK_LANE,
+    UNLABELLED,
+    Answer,
+    Entry,
+    PairHalf,
+    Truth,
+    answer_of,
+    number_of,
+)
 from elasticsearch import ApiError, AsyncElasticsearch, TransportError
 from runtime.logging import get_logger
 from runtime.record_indices import INFERENCES, all_of
@@ -39,10 +45,11 @@ def late_part(record: Mapping[str, Any], waiting: Entry, specs: Mapping[str, Mod
     It says under which truth it was counted, so that a further truth moves the count.
     """
     response = record.get("response") or {}
-    spec, probabilities = specs.get(response.get("model", "")), response.get("probabilities")
-    if spec is None or probabilities is None or len(probabilities) != len(spec.labels):
+    spec = specs.get(response.get("model", ""))
+    if spec is None or len(outputs := _outputs(response, spec)) != len(spec.labels):
         return None
-    vector, feedback = np.asarray(probabilities, "<f4"), record.get("feedback")
+    predicted, probabilities = answer_of(outputs, spec)
+    feedback = record.get("feedback")
     half = PairHalf(
         FEEDBACK_LANE,
         min(truth.offset for truth in waiting.truths),
@@ -50,13 +57,24 @@ def late_part(record: Mapping[str, Any], waiting: Entry, specs: Mapping[str, Mod
         response["model_version"],
         datetime.fromisoformat(response["answered_at"].replace("Z", "+00:00")).timestamp(),
         waiting.since,
-        int(response["predicted"]),
-        pybase64.b64encode_as_string(vector.tobytes()),
-        counted=UNLABELLED if feedback is None else int(feedback["truth"]),
+        int(response["predicted"]) if spec.classes else predicted,
+        probabilities,
+        counted=UNLABELLED if feedback is None else _truth(feedback, spec),
         value=spec.value_of((record.get("request") or {}).get("attributes") or {}),
     )
     if feedback is None:
         return Entry(half)
     given_at = datetime.fromisoformat(feedback["given_at"].replace("Z", "+00:00")).timestamp()
-    known = Truth(given_at, feedback["offset"], feedback["item"], int(feedback["truth"]), feedback["source"])
+    known = Truth(given_at, feedback["offset"], feedback["item"], _truth(feedback, spec), feedback["source"])
     return Entry(half, (known,))
+
+
+def _outputs(response: Mapping[str, Any], spec: ModelSpec) -> Sequence[float]:
+    """What the model answered; empty if nothing of its kind."""
+    if spec.classes:
+        return response.get("probabilities") or ()
+    return () if response.get("value") is None else (response["value"],)
+
+
+def _truth(feedback: Mapping[str, Any], spec: ModelSpec) -> Answer:
+    return int(feedback["truth"]) if spec.classes else number_of(feedback["value"])

@@ -244,11 +244,12 @@ class PartitionJoin:
         refused = []
         for truth in truths:
             try:
-                index = resolve(truth.form, self._specs[pair.model])
+                answer = resolve(truth.form, self._specs[pair.model])
+                pair.check_comparable(answer)
             except Refusal as refusal:
                 refused.append((truth, refusal))
             else:
-                return Entry(pair, (replace(truth, form=index, letter=None),)), tuple(refused)
+                return Entry(pair, (replace(truth, form=answer, letter=None),)), tuple(refused)
         return Entry(pair), tuple(refused)
 
     def _change(self, changes: Changes, request_id: str, old: Entry, new: Entry, count: bool = True) -> None:

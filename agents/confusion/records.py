@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from agents.confusion.entries import FEEDBACK_LANE, Entry
+from agents.confusion.entries import FEEDBACK_LANE, Answer, Entry
 from runtime.elasticsearch_sink import Record
 from runtime.record_indices import INFERENCES, PERFORMANCE, index_of_day
 from schemas.messages import PerformanceReport
@@ -19,9 +19,7 @@ def truth_record(request_id: str, entry: Entry, specs: Mapping[str, ModelSpec]) 
     moment = datetime.fromtimestamp(pair.time, timezone.utc)
     document: dict[str, Any] = {
         "feedback": {
-            "truth": entry.truth,
-            "label": specs[pair.model].labels[entry.truth],
-            "correct": entry.truth == pair.predicted,
+            **_judged(pair.predicted, entry.truth, specs[pair.model]),
             "source": truth.source,
             "given_at": datetime.fromtimestamp(truth.given_at, timezone.utc).isoformat(),
             "offset": truth.offset,
@@ -31,6 +29,12 @@ def truth_record(request_id: str, entry: Entry, specs: Mapping[str, ModelSpec]) 
     if pair.lane == FEEDBACK_LANE and pair.counted is None:
         document |= {"@timestamp": moment.isoformat(), "request_id": request_id, "model": pair.model}
     return Record(index_of_day(INFERENCES, moment), request_id, document, INFERENCES)
+
+
+def _judged(predicted: Answer, truth: Answer, spec: ModelSpec) -> dict[str, Any]:
+    if not spec.classes:
+        return {"value": truth, "error": predicted - truth}
+    return {"truth": truth, "label": spec.labels[int(truth)], "correct": truth == predicted}
 
 
 def report_record(report: PerformanceReport) -> Record:

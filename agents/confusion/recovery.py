@@ -23,6 +23,8 @@ log = get_logger(__name__)
 
 CALL_SECONDS = 30.0
 QUIET_SECONDS = 60.0
+POLL_SECONDS = 0.05
+"""A call that takes many messages waits so long although the end is reached."""
 BATCH = 2000
 
 
@@ -135,7 +137,7 @@ class JoinLoader:
             reader.assign([TopicPartition(topic, partition, start)])
             deadline = time.monotonic() + QUIET_SECONDS
             while time.monotonic() < deadline:
-                for message in reader.consume(BATCH, 0.5):
+                for message in reader.consume(BATCH, POLL_SECONDS):
                     error = message.error()
                     if error is not None and error.code() == KafkaError._PARTITION_EOF:
                         return

@@ -16,13 +16,10 @@ from agents.confusion.recovery import JoinLoader
 from agents.confusion.settings import ConfusionSettings
 from runtime import kafka
 from runtime.agent import AgentProcess, Context
-from runtime.logging import get_logger
 from runtime.metrics import ConfusionMetrics
 from runtime.model_folder import load_model_folders
 from schemas.model_spec import ModelSpec
 from schemas.topics import DEAD_LETTERS, FEEDBACK, JOIN_FOLDS, JOINS, PAIRS, PERFORMANCE, PERFORMANCE_SUMS
-
-log = get_logger(__name__)
 
 NAME = "confusion"
 
@@ -100,18 +97,10 @@ class ConfusionAgent:
         return late_part(record, waiting, self._specs)
 
 
-def classifiers(specs: dict[str, ModelSpec]) -> dict[str, ModelSpec]:
-    """The models that have classes; of others there is nothing to count, and their feedback is refused as unknown."""
-    others = sorted(name for name, spec in specs.items() if spec.task != "classification")
-    if others:
-        log.warning("models_not_judged", models=others, reason="only classifiers have a confusion matrix")
-    return {name: spec for name, spec in specs.items() if name not in others}
-
-
 def run(settings: ConfusionSettings) -> None:
     """Run the agent until SIGTERM."""
     metrics = ConfusionMetrics(CollectorRegistry())
-    specs = classifiers({name: folder.spec for name, folder in load_model_folders(settings.models).items()})
+    specs = {name: folder.spec for name, folder in load_model_folders(settings.models).items()}
     limits = Limits(
         settings.performance_window_seconds,
         settings.join_keep_seconds,

@@ -1,15 +1,15 @@
 """Feedback messages: every form a truth may have, read into one, or refused with the reason."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import orjson
-import pybase64
 from pydantic import ValidationError
 
-from agents.confusion.entries import FEEDBACK_LANE, Entry, Form, PairHalf, Truth
-from schemas.messages import Feedback
+from agents.confusion.entries import FEEDBACK_LANE, Answer, Entry, Form, PairHalf, Truth, answer_of, number_of
+from schemas.messages import LARGEST, Feedback
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
 
@@ -23,7 +23,7 @@ class Told:
 
     Attributes:
         model: None if the sender did not say.
-        response: of self-contained feedback: the probabilities that were answered.
+        response: of self-contained feedback: what was answered, probabilities or `(number,)`.
     """
 
     request_id: str
@@ -61,12 +61,14 @@ def read_feedback(value: bytes | None, offset: int) -> tuple[list[Told], list[tu
     return told, refused
 
 
-def resolve(form: Form, spec: ModelSpec) -> int:
-    """The class index that a truth means for a model.
+def resolve(form: Form, spec: ModelSpec) -> Answer:
+    """The class index, or for a regression model the number, that a truth means.
 
     Raises:
         Refusal: OUT_OF_RANGE, WRONG_SHAPE, NOT_FINITE, INVALID_FIELD.
     """
+    if not spec.classes:
+        return _number(form, spec)
     labels = spec.labels
     if isinstance(form, str):
         if form not in labels:
@@ -74,9 +76,9 @@ def resolve(form: Form, spec: ModelSpec) -> int:
         return labels.index(form)
     if isinstance(form, list):
         return _of_numbers(form, spec)
-    if not 0 <= form < len(labels):
-        raise Refusal(Reason.OUT_OF_RANGE, f"truth is class {form}; {spec.name} has classes 0 to {len(labels) - 1}")
-    return form
+    if isinstance(form, float):
+        raise Refusal(Reason.INVALID_FIELD, f"truth_value {form:g} is no class; {spec.name} is a classifier")
+    return _class(form, spec)
 
 
 def self_contained(told: Told, spec: ModelSpec, arrived: float) -> Entry:
@@ -90,12 +92,11 @@ def self_contained(told: Told, spec: ModelSpec, arrived: float) -> Entry:
     """
     answer = told.response or ()
     if len(answer) != len(spec.labels):
-        raise Refusal(
-            Reason.WRONG_SHAPE, f"response has {len(answer)} numbers; {spec.name} has {len(spec.labels)} classes"
-        )
-    if min(answer) < 0 or max(answer) > 1:
+        raise Refusal(Reason.WRONG_SHAPE, f"response has {len(answer)} numbers; {spec.name} answers {len(spec.labels)}")
+    if spec.classes and (min(answer) < 0 or max(answer) > 1):
         raise Refusal(Reason.OUT_OF_RANGE, "response holds probabilities, each in 0..1")
-    vector = np.asarray(answer, "<f4")
+    if not spec.classes:
+        _check_magnitude("response", answer[0])
     half = PairHalf(
         FEEDBACK_LANE,
         told.truth.offset,
@@ -103,8 +104,7 @@ def self_contained(told: Told, spec: ModelSpec, arrived: float) -> Entry:
         spec.version,
         told.truth.given_at,
         arrived,
-        int(vector.argmax()),
-        pybase64.b64encode_as_string(vector.tobytes()),
+        *answer_of(answer, spec),
         value=spec.value_of({}),
     )
     return Entry(half, (replace(told.truth, form=resolve(told.truth.form, spec), letter=None),))
@@ -129,9 +129,42 @@ def _validated(item: dict[str, Any]) -> Feedback:
 
 def _form(feedback: Feedback) -> Form:
     numbers = feedback.truth_one_hot if feedback.truth_one_hot is not None else feedback.truth_probabilities
-    given = (feedback.truth_index, feedback.truth_label, None if numbers is None else list(numbers), feedback.truth)
-    found = next(one for one in given if one is not None)
-    return list(found) if isinstance(found, tuple) else found
+    if numbers is not None:
+        return list(numbers)
+    exact = (feedback.truth_index, feedback.truth_label, feedback.truth_value)
+    if (found := next((one for one in exact if one is not None), None)) is not None:
+        return found
+    # A number may be a class index or a regression model's: as a list of one, it waits for its model.
+    loose = feedback.truth
+    return loose if isinstance(loose, str) else list(loose) if isinstance(loose, tuple) else [loose or 0]
+
+
+def _number(form: Form, spec: ModelSpec) -> float:
+    """`truth_value`, or `truth` with one number."""
+    if isinstance(form, list) and len(form) != 1:
+        raise Refusal(Reason.WRONG_SHAPE, f"truth has {len(form)} numbers; {spec.name} answers one: {spec.labels[0]}")
+    found = form[0] if isinstance(form, list) else form
+    if isinstance(found, str) or isinstance(form, int):
+        raise Refusal(
+            Reason.INVALID_FIELD, f"truth {form!r} is a class; {spec.name} answers a number, {spec.labels[0]}"
+        )
+    _check_magnitude("truth", found)
+    return number_of(found)
+
+
+def _check_magnitude(what: str, number: float) -> None:
+    if not math.isfinite(number):
+        raise Refusal(Reason.NOT_FINITE, f"{what} is not finite")
+    if abs(number) > LARGEST:
+        raise Refusal(Reason.OUT_OF_RANGE, f"{what} is {number:g}; its magnitude may be {LARGEST:g} at most")
+
+
+def _class(index: int, spec: ModelSpec) -> int:
+    if not 0 <= index < len(spec.labels):
+        raise Refusal(
+            Reason.OUT_OF_RANGE, f"truth is class {index}; {spec.name} has classes 0 to {len(spec.labels) - 1}"
+        )
+    return index
 
 
 def _of_numbers(numbers: list[float], spec: ModelSpec) -> int:
@@ -142,7 +175,7 @@ def _of_numbers(numbers: list[float], spec: ModelSpec) -> int:
     if len(vector) == 1:
         if not float(vector[0]).is_integer():
             raise Refusal(Reason.INVALID_FIELD, f"truth {numbers} is no class index")
-        return resolve(int(vector[0]), spec)
+        return _class(int(vector[0]), spec)
     if len(vector) != len(spec.labels):
         raise Refusal(
             Reason.WRONG_SHAPE, f"truth has {len(vector)} numbers; {spec.name} has {len(spec.labels)} classes"

@@ -50,7 +50,8 @@ def run(settings: DriftSettings) -> None:
 
     def build() -> DriftAgent:
         detectors: Detectors = {name: load_detectors(folder) for name, folder in folders.items() if folder.spec.drift}
-        for own in detectors.values():
+        for name, own in detectors.items():
+            metrics.begin_at_zero(name, own)
             for detector in own.values():
                 detector.warm_up()
         specs = {name: folder.spec for name, folder in folders.items()}

@@ -42,7 +42,7 @@ def spec_of(model: str, specs: Mapping[str, ModelSpec]) -> ModelSpec:
     if model not in specs:
         raise Refusal(Reason.UNKNOWN_MODEL, f"no model {model[:64]!r}; there are {', '.join(sorted(specs))}")
     spec = specs[model]
-    if spec.input.kind != "image" or len(spec.input.shape) != 3 or spec.task != "classification":
+    if not spec.is_explainable:
         raise Refusal(
             Reason.INVALID_FIELD, f"{model} is no classifier of images of three dimensions; others are not explained"
         )

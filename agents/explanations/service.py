@@ -124,6 +124,8 @@ def run(settings: ExplanationsSettings) -> None:
 
     def build() -> ExplanationsAgent:
         explainers = {name: explainers_of(folder) for name, folder in folders.items()}
+        for name, own in explainers.items():
+            metrics.begin_at_zero(name, own)
         private: dict[str, Predict] = {}
         if settings.explanations_ask == "private":
             private = {name: load_private_model(folder) for name, folder in folders.items()}

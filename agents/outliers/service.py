@@ -104,6 +104,8 @@ class OutliersStage(BatchStage):
             return []
         asked: list[Outgoing] = []
         for model, count in Counter(verdict.model for _, verdict in flagged).items():
+            if not self._specs[model].is_explainable:
+                continue
             passed = self._policy.take(model, count)
             own = [read for read, verdict in flagged if verdict.model == model][:passed]
             asked.extend(_question(read) for read in own)
@@ -153,6 +155,7 @@ def run(settings: OutliersSettings) -> None:
         for name, detector in detectors.items():
             detector.warm_up()
             metrics.threshold.labels(name).set(detector.threshold)
+            metrics.begin_at_zero(name, folders[name].spec.labels)
         return OutliersAgent(OutliersStage(folders, detectors, metrics, policy))
 
     AgentProcess(NAME, settings, settings.outliers_group, metrics, build).run()

@@ -2,6 +2,7 @@
 upgrade tells which workaround may go."""
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -46,6 +47,7 @@ def stock_app(settings: Settings, group: str, **options: Any) -> Any:
         topic_allow_declare=False,
         web_enabled=False,
         store="memory://",
+        datadir=tempfile.mkdtemp(prefix=group),
         **options,
     )
 

@@ -38,6 +38,7 @@ class RequestStream:
 
     Attributes:
         truths: class index of each request sent so far, by id.
+        rate: requests a second; may be changed.
     """
 
     def __init__(self, settings: Settings, prefix: str, rate: float) -> None:
@@ -45,7 +46,7 @@ class RequestStream:
         self._values = [encode_png(image) for image in images[:IMAGES]]
         self._labels = labels[:IMAGES].tolist()
         self._prefix = prefix
-        self._rate = rate
+        self.rate = rate
         self._producer = kafka.producer(settings, **{"log_level": 0})
         self._guard = kafka.DeliveryGuard()
         self._stopping = threading.Event()
@@ -67,17 +68,25 @@ class RequestStream:
         assert self._producer.flush(60) == 0
         self._guard.check()
 
+    def name_of(self, index: int) -> str:
+        """Id of a request by its number."""
+        return f"{self._prefix}-{index:06d}"
+
     def _run(self) -> None:
-        began = time.monotonic()
+        began = before = time.monotonic()
+        due = 0.0
         for tick in itertools.count(1):
-            self._send(int((time.monotonic() - began) * self._rate) - len(self.truths))
+            now = time.monotonic()
+            due += (now - before) * self.rate
+            before = now
+            self._send(int(due) - len(self.truths))
             self._producer.poll(0)
             if self._stopping.wait(max(0.0, began + tick * TICK_SECONDS - time.monotonic())):
                 return
 
     def _send(self, count: int) -> None:
         for index in range(len(self.truths), len(self.truths) + count):
-            key, row = f"{self._prefix}-{index:06d}", index % IMAGES
+            key, row = self.name_of(index), index % IMAGES
             self.truths[key] = self._labels[row]
             kafka.produce(
                 self._producer,

@@ -1,5 +1,6 @@
 """One worker with the reference model a broker: TensorFlow's start takes most of the time of these tests."""
 
+import asyncio
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
+from runtime.embedded import EmbeddedServers
 from runtime.kafka import create_topics
+from runtime.record_indices import setup_record_store
 from runtime.settings import Settings
 from tests.conftest import SERVER_LOGS, Broker
 from tests.integration.traffic import Traffic
@@ -42,6 +45,25 @@ def damaged_models(tmp_path: Path) -> Path:
     """A copy of the project's models that a test may damage."""
     shutil.copytree(PROJECT / "models", tmp_path / "models")
     return tmp_path / "models"
+
+
+@pytest.fixture(scope="module")
+def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServers]:
+    """Broker and store of a module's own, with topics and templates: agents read whole topics of fixed names."""
+    with EmbeddedServers(tmp_path_factory.mktemp("own-servers"), keep=False) as own:
+        settings = Settings(kafka_bootstrap_servers=own.kafka, elasticsearch_url=own.elasticsearch)
+        create_topics(settings)
+        asyncio.run(setup_record_store(settings))
+        yield own
+        own.kill()
+
+
+@pytest.fixture(scope="module")
+def own_settings(own_servers: EmbeddedServers) -> Settings:
+    """Settings of the module's own clients at `own_servers`."""
+    return Settings(
+        kafka_bootstrap_servers=own_servers.kafka, elasticsearch_url=own_servers.elasticsearch, instance="tests"
+    )
 
 
 @pytest.fixture(scope="session")

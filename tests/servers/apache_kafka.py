@@ -1,4 +1,4 @@
-"""Apache Kafka on this machine: one node in KRaft mode that is broker and controller, started in seconds."""
+"""Apache Kafka on this machine: nodes in KRaft mode that are broker and controller, started in seconds."""
 
 import base64
 import contextlib
@@ -8,6 +8,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -33,6 +34,35 @@ rootLogger.appenderRef.file.ref = file
 """
 
 
+def new_cluster_id() -> str:
+    """As the storage tool's `random-uuid` makes them."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node's place in its cluster.
+
+    Attributes:
+        number: its id.
+        ports: of its listeners CLIENT, INTERNAL and CONTROLLER.
+        controllers: controller port of every node of the cluster, by id.
+        advertised: port by which clients reach the listener CLIENT, if another, e.g. a proxy's.
+    """
+
+    number: int
+    ports: tuple[int, int, int]
+    controllers: Mapping[int, int]
+    advertised: int | None = None
+    cluster_id: str = field(default_factory=new_cluster_id)
+
+    @classmethod
+    def alone(cls) -> "Node":
+        """The only one."""
+        client, internal, controller = free_ports(3, HOST)
+        return cls(1, (client, internal, controller), {1: controller})
+
+
 class ApacheKafka:
     """A broker that can be stopped, killed and started again on its data and its ports.
 
@@ -47,6 +77,7 @@ class ApacheKafka:
         security_protocol: of the listener CLIENT.
         properties: broker properties on top of, or instead of, ours.
         format_arguments: further arguments of the storage tool's `format`.
+        node: its place in a cluster; alone by default.
     """
 
     name = "apache"
@@ -58,10 +89,13 @@ class ApacheKafka:
         security_protocol: str = "PLAINTEXT",
         properties: Mapping[str, str] | None = None,
         format_arguments: Sequence[str] = (),
+        node: Node | None = None,
     ) -> None:
         self.folder = folder
         self.logs = folder / "logs"
-        self.port, self.internal_port, self.controller_port = free_ports(3, HOST)
+        self.node = node or Node.alone()
+        self._client_port, self.internal_port, self.controller_port = self.node.ports
+        self.port = self.node.advertised or self._client_port
         self._libraries = libraries
         self._security_protocol = security_protocol
         self._properties = dict(properties or {})
@@ -73,6 +107,11 @@ class ApacheKafka:
     def bootstrap(self) -> str:
         """What clients connect to, `host:port`."""
         return f"{HOST}:{self.port}"
+
+    @property
+    def internal(self) -> str:
+        """A way in of its own for tests, past whatever is before the listener CLIENT."""
+        return f"{HOST}:{self.internal_port}"
 
     def add_listener(self, name: str, security_protocol: str) -> str:
         """Listen at one more place, from the next start on; returns what clients connect to there."""
@@ -93,6 +132,11 @@ class ApacheKafka:
         Raises:
             RuntimeError: it ended, or did not answer in time; names its logs and quotes their end.
         """
+        self.launch()
+        self.wait(timeout)
+
+    def launch(self) -> None:
+        """Start; does not wait until it answers."""
         if not (self.folder / "data").exists():
             self._format()
         with (self.logs / "console.log").open("ab") as output:
@@ -104,9 +148,12 @@ class ApacheKafka:
                 start_new_session=True,
                 preexec_fn=dying_with_parent(signal.SIGKILL),
             )
+
+    def wait(self, timeout: float = START_SECONDS) -> None:
+        """Wait until it answers; raises as `start`."""
         deadline = time.monotonic() + timeout
         while not self._answers():
-            if self._child.poll() is not None or time.monotonic() > deadline:
+            if self._child is None or self._child.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError(f"Apache Kafka did not start; {self._last_words()}")
             time.sleep(0.05)
@@ -150,8 +197,8 @@ class ApacheKafka:
         (self.folder / "log4j2.properties").write_text(LOGGING.format(file=self.logs / "kafka.log"))
         lines = [f"{name}={value}\n" for name, value in (self._ours | self._properties).items()]
         self._configuration.write_text("".join(lines))
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", f"--config={self._configuration}"]
+        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={self.node.cluster_id}"]
+        tool.append(f"--config={self._configuration}")
         done = subprocess.run(
             self._java(*tool, *self._format_arguments), capture_output=True, text=True, timeout=START_SECONDS
         )
@@ -160,13 +207,14 @@ class ApacheKafka:
 
     def _defaults(self) -> dict[str, str]:
         protocols = f"CLIENT:{self._security_protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT"
-        advertised = f"CLIENT://{self.bootstrap},INTERNAL://{HOST}:{self.internal_port}"
+        internal = f"INTERNAL://{self.internal}"
+        voters = [f"{number}@{HOST}:{port}" for number, port in self.node.controllers.items()]
         return {
             "process.roles": "broker,controller",
-            "node.id": "1",
-            "controller.quorum.voters": f"1@{HOST}:{self.controller_port}",
-            "listeners": f"{advertised},CONTROLLER://{HOST}:{self.controller_port}",
-            "advertised.listeners": advertised,
+            "node.id": str(self.node.number),
+            "controller.quorum.voters": ",".join(voters),
+            "listeners": f"CLIENT://{HOST}:{self._client_port},{internal},CONTROLLER://{HOST}:{self.controller_port}",
+            "advertised.listeners": f"CLIENT://{self.bootstrap},{internal}",
             "listener.security.protocol.map": protocols,
             "inter.broker.listener.name": "INTERNAL",
             "controller.listener.names": "CONTROLLER",
@@ -193,12 +241,12 @@ class ApacheKafka:
 
     def _answers(self) -> bool:
         try:
-            for port in (self.port, self.internal_port):
+            for port in (self._client_port, self.internal_port):
                 socket.create_connection((HOST, port), 1).close()
-            metadata = AdminClient({"bootstrap.servers": f"{HOST}:{self.internal_port}"}).list_topics(timeout=2)
+            metadata = AdminClient({"bootstrap.servers": self.internal}).list_topics(timeout=2)
         except (OSError, KafkaException):
             return False
-        return bool(metadata.brokers)
+        return self.node.number in metadata.brokers
 
     def _last_words(self) -> str:
         lines = [line for file in sorted(self.logs.glob("*.log")) for line in file.read_text().splitlines()[-10:]]

@@ -57,6 +57,30 @@ def test_expired_pairs_and_models_nobody_asked_for_are_in_no_group() -> None:
     assert groups(pairs, ["m"]) == []
 
 
+def value(model: str, number: float) -> bytes:
+    writer, now = PairWriter(model, "1", "ab" * 32, ["people"], "CPU:0", "regression"), time.time()
+    outputs = np.array([[number]], np.float32)
+    [pair] = writer.encode(
+        ["id"], np.ones((1, 4, 4, 3), np.uint8), [{}], [now], [None], outputs, [0.0], [0.0], 0.0, 1, now
+    )
+    return pair
+
+
+def test_pairs_of_a_regression_model_have_images_to_look_at_and_no_probabilities() -> None:
+    numbers = spec("n").model_copy(update={"task": "regression", "labels": ("people",)})
+    pairs, refused = read_pairs([Message(value("n", 3.5)), Message(value("n", -1.0))], {"n": numbers})
+    [group] = groups(pairs, ["n"])
+    assert refused == [] and [read.pair.response.value for read in pairs] == [3.5, -1.0]
+    assert (group.images.shape, group.probabilities.shape) == ((2, 4, 4, 3), (2, 0))
+
+
+def test_an_answer_of_the_other_kind_than_the_models_is_refused() -> None:
+    numbers = spec("n").model_copy(update={"task": "regression", "labels": ("people",)})
+    _, refused = read_pairs([Message(value("m", 3.5)), Message(pair("n"))], {"m": spec("m"), "n": numbers})
+    assert [refusal.reason for _, refusal in refused] == [Reason.INVALID_FIELD] * 2
+    assert "m has 3 classes" in refused[0][1].detail and "n has 0 classes" in refused[1][1].detail
+
+
 def test_what_is_no_pair_or_does_not_fit_its_model_is_refused_alone() -> None:
     wrong = orjson.loads(pair("m"))
     wrong["response"]["probabilities"] = [0.5, 0.5]

@@ -4,10 +4,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+import yaml
+from rich.console import Console
 
 from cli.feedback import FeedbackOptions, arrange, choose_truths, send_feedback
 from runtime.errors import ConfigurationError, TransientError
 from runtime.settings import Settings
+from schemas.messages import Feedback
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 0.4, 0.9, 1.0])
@@ -39,6 +42,54 @@ def test_a_bad_line_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         send_feedback(FeedbackOptions(csv=path), Settings(), None)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="--prefix"):
         send_feedback(FeedbackOptions(), Settings(), None)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A folder of one regression model."""
+    folder = tmp_path / "models" / "crowd"
+    folder.mkdir(parents=True)
+    spec = {"name": "crowd", "version": "1", "task": "regression", "labels": ["people"]}
+    spec |= {"input": {"shape": [4, 4, 3]}, "weights": {"framework": "null"}}
+    (folder / "model.yaml").write_text(yaml.safe_dump(spec))
+    return tmp_path / "models"
+
+
+def test_a_file_about_a_regression_model_holds_numbers(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, sent = tmp_path / "truth.csv", list[Feedback]()
+    path.write_text("id,truth\na,3\nb,-1.5e2\n")
+    monkeypatch.setattr("cli.feedback.cluster_topics", lambda _settings: {"inference.feedback": 1})
+    monkeypatch.setattr("cli.feedback._send", lambda _settings, messages, *_: sent.extend(messages))
+    options = FeedbackOptions(csv=path, corrections=1.0, model="crowd")
+    truths = send_feedback(options, Settings(models=models), Console(quiet=True))
+    assert truths == {"a": 3.0, "b": -150.0}
+    assert [(one.request_id, one.truth_value, one.truth_index) for one in sent] == [
+        ("a", 4.0, None),
+        ("b", -149.0, None),
+        ("a", 3.0, None),
+        ("b", -150.0, None),
+    ]
+
+
+@pytest.mark.parametrize("text", ["many", "nan", "-inf", "1e999"])
+def test_what_is_no_number_is_named_with_its_line(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    path = tmp_path / "truth.csv"
+    path.write_text(f"a,{text}\n")
+    monkeypatch.setattr("cli.feedback.cluster_topics", lambda _settings: {"inference.feedback": 1})
+    with pytest.raises(ConfigurationError, match=f"line 1: '{text}' is no number, and crowd is a regression model"):
+        send_feedback(FeedbackOptions(csv=path, model="crowd"), Settings(models=models), Console(quiet=True))
+
+
+def test_an_accuracy_of_a_regression_model_is_refused_with_the_remedy(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.feedback.cluster_topics", lambda _settings: {"inference.feedback": 1})
+    with pytest.raises(ConfigurationError, match="--csv"):
+        send_feedback(FeedbackOptions("p", accuracy=0.9, model="crowd"), Settings(models=models), Console(quiet=True))
 
 
 def test_a_missing_topic_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.batcher import Answer, Batcher, Job, Overloaded
-from inference.predictor import Images, Probabilities
+from inference.predictor import Images, Outputs
 
 SECONDS = 20.0
 MAX_BATCH = 8
@@ -32,7 +32,7 @@ class RowSums:
     def warm_up(self) -> None:
         """Nothing to warm."""
 
-    def predict(self, parts: Sequence[Images]) -> Probabilities:
+    def predict(self, parts: Sequence[Images]) -> Outputs:
         self.batches.append(list(parts))
         self.entered.release()
         assert self.may_go_on.wait(SECONDS)
@@ -76,7 +76,7 @@ def rows_of(first: float, count: int = 1, dtype: str = "float32") -> Images:
     return np.array([[first, row, 0.5 if dtype == "float32" else 1] for row in range(count)], dtype=dtype)
 
 
-def sums_of(images: Images) -> Probabilities:
+def sums_of(images: Images) -> Outputs:
     rows = images.astype(np.float32)
     return np.stack([rows.sum(axis=1), rows[:, 0]], axis=1)
 
@@ -96,7 +96,7 @@ def test_waiting_jobs_of_several_callers_share_a_batch_and_each_gets_its_own_row
     bench.release()
     for job, future in zip(jobs, futures, strict=True):
         answer = future.result(SECONDS)
-        assert np.array_equal(answer.probabilities, sums_of(job.images))
+        assert np.array_equal(answer.outputs, sums_of(job.images))
         assert answer.expired is None
         assert answer.batch_size == 8
     assert bench.predictors["a"].firsts[1:] == [[1, 1, 1, 2, 3, 3, 3, 3]]
@@ -196,8 +196,8 @@ def test_rows_whose_deadline_passed_are_not_computed_and_the_others_are_right(be
     answer = bench.batcher.submit(Job("a", images, deadlines)).result(SECONDS)
     assert answer.expired is not None
     assert answer.expired.tolist() == [True, False, False, True]
-    assert np.array_equal(answer.probabilities[[1, 2]], sums_of(images[[1, 2]]))
-    assert not answer.probabilities[[0, 3]].any()
+    assert np.array_equal(answer.outputs[[1, 2]], sums_of(images[[1, 2]]))
+    assert not answer.outputs[[0, 3]].any()
     assert answer.batch_size == 2
     assert bench.predictors["a"].firsts == [[7, 7]]
     assert np.array_equal(bench.predictors["a"].batches[0][0], images[[1, 2]])
@@ -221,7 +221,7 @@ def test_a_batch_of_nothing_but_expired_rows_asks_no_model(bench: Bench) -> None
         answer = future.result(SECONDS)
         assert answer.expired is not None
         assert answer.expired.all()
-        assert (answer.batch_size, len(answer.probabilities)) == (0, 2)
+        assert (answer.batch_size, len(answer.outputs)) == (0, 2)
     assert bench.predictors["a"].firsts == [[0]]
     assert [count for _, count, _ in bench.observed] == [1]
 
@@ -239,7 +239,7 @@ def test_a_predictors_error_reaches_every_caller_of_the_batch_and_the_next_batch
     for future in together:
         with pytest.raises(ArithmeticError, match="below 0"):
             future.result(SECONDS)
-    assert bench.submit(5).result(SECONDS).probabilities[0, 1] == 5
+    assert bench.submit(5).result(SECONDS).outputs[0, 1] == 5
 
 
 def test_the_answers_times_are_those_of_its_batch(bench: Bench) -> None:
@@ -318,9 +318,9 @@ def test_every_job_gets_exactly_its_own_rows(drawn: list[tuple[str, str, int, bo
         answer = future.result(SECONDS)
         live = np.ones(len(job.images), bool) if job.deadlines is None else job.deadlines > 1
         assert answer.expired is None if live.all() else np.array_equal(answer.expired, ~live)
-        assert len(answer.probabilities) == len(job.images)
+        assert len(answer.outputs) == len(job.images)
         if live.any():
-            assert np.array_equal(answer.probabilities[live], sums_of(job.images[live]))
+            assert np.array_equal(answer.outputs[live], sums_of(job.images[live]))
     bench.batcher.stop()
     for predictor in bench.predictors.values():
         for parts in predictor.batches:

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.exposition import generate_latest
 
-from runtime.metrics import BATCH_BUCKETS, LATENCY_BUCKETS, WorkerMetrics, buckets_about, observe_many
+from runtime.metrics import (
+    BATCH_BUCKETS,
+    LATENCY_BUCKETS,
+    DriftMetrics,
+    ExplanationsMetrics,
+    OutliersMetrics,
+    WorkerMetrics,
+    buckets_about,
+    observe_many,
+)
 
 VALUES = st.lists(
     st.one_of(
@@ -104,3 +113,15 @@ def test_score_buckets_lie_about_each_threshold_and_are_never_too_many() -> None
     assert len(many) <= 40
     assert list(many) == sorted(set(many))
     assert buckets_about([]) == (1.0,)
+
+
+def test_counters_that_are_known_beforehand_begin_at_zero() -> None:
+    outliers, drift, explanations = CollectorRegistry(), CollectorRegistry(), CollectorRegistry()
+    OutliersMetrics(outliers, [0.5]).begin_at_zero("m", ["cat"])
+    DriftMetrics(drift).begin_at_zero("m", ["d"])
+    ExplanationsMetrics(explanations).begin_at_zero("m", ["anchors"])
+    assert outliers.get_sample_value("modelwatch_outliers_total", {"model": "m", "label": "cat"}) == 0
+    labels = {"model": "m", "detector": "d", "result": "drift"}
+    assert drift.get_sample_value("modelwatch_drift_windows_total", labels) == 0
+    asked = {"model": "m", "method": "anchors", "outcome": "failed"}
+    assert explanations.get_sample_value("modelwatch_explanations_total", asked) == 0

@@ -177,6 +177,17 @@ def test_no_model_is_refused_naming_the_folder_and_the_setting(tmp_path: Path, r
         ({"labels": []}, ["labels", "at least 1 item"]),
         ({"labels": ["a", "a"]}, ["labels must be distinct"]),
         ({"version": 1}, ["version", "valid string", "'1'"]),
+        ({"task": "regression"}, ["task regression has one label", "even, odd"]),
+        (
+            {
+                "task": "regression",
+                "labels": ["people"],
+                "calibration": {"temperature": 1.1, "images": 10},
+                "drift": {"answers": {"kind": "probabilities", "reference": "r.npz"}},
+                "explanations": {"policies": {"one_in": 100}},
+            },
+            ["regression has no classes", "drift.answers, calibration, explanations.policies"],
+        ),
         ({"input": {"kind": "sound", "shape": [1]}}, ["input.kind", "'sound'"]),
         ({"weights": {"framework": "keras"}}, ["weights", "weights.file is missing"]),
         ({"name": None, "batch_sizes": ["many"]}, ["name", "batch_sizes.0", "'many'"]),

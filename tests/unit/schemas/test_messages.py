@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from schemas.base import Message, utc_now
+from schemas.json_schema import message_schemas
 from schemas.messages import MESSAGES, Feedback, ImageDtype, InferencePair, InferenceRequest, InferenceResponse, Tensor
 from schemas.topics import TOPICS
 
@@ -155,6 +157,7 @@ TRUTHS: dict[str, Any] = {
     "truth_label": "truck",
     "truth_one_hot": [0, 1],
     "truth_probabilities": [0.5, 0.5],
+    "truth_value": -2.5,
 }
 
 
@@ -179,6 +182,30 @@ def test_an_expired_response_has_no_prediction() -> None:
     response = InferenceResponse.model_validate(golden("InferenceResponse-expired"))
     assert response.predicted is response.label is response.confidence is response.probabilities is None
     assert response.batch_size == 0
+
+
+@pytest.mark.parametrize("outcome", ["ok", "expired"])
+@pytest.mark.parametrize("probabilities", [None, [0.25, 0.75]])
+@pytest.mark.parametrize("value", [None, 0.0, -21.5])
+def test_an_answer_has_probabilities_or_a_value_and_an_expired_one_has_neither(
+    outcome: str, probabilities: Any, value: Any
+) -> None:
+    written = golden("InferenceResponse-expired") | {"outcome": outcome, "probabilities": probabilities, "value": value}
+    given = (probabilities is not None) + (value is not None)
+    check = Draft202012Validator(message_schemas()["InferenceResponse"])
+    if given == (outcome == "ok"):
+        assert InferenceResponse.model_validate(written).value == value
+        assert check.is_valid(written)
+        return
+    assert not check.is_valid(written)
+    with pytest.raises(ValidationError, match=f"outcome {outcome} comes with (exactly one|none) of"):
+        InferenceResponse.model_validate(written)
+
+
+@pytest.mark.parametrize("value", [1e39, -1e39, float("inf"), float("nan"), "many"])
+def test_a_value_is_a_number_that_a_float32_holds(value: Any) -> None:
+    with pytest.raises(ValidationError, match="value"):
+        InferenceResponse.model_validate(golden("InferenceResponse-value") | {"value": value})
 
 
 @pytest.mark.parametrize("request_id", ["", "x" * 257])

@@ -33,7 +33,7 @@ def batch(count: int, **changes: Any) -> dict[str, Any]:
         "attributes": [{"site": f"north-{index}"} for index in range(count)],
         "sent_at": [SENT + index for index in range(count)],
         "deadlines": [None if index % 2 else SENT + 60 for index in range(count)],
-        "probabilities": rng.dirichlet(np.ones(len(LABELS)), count).astype(np.float32),
+        "outputs": rng.dirichlet(np.ones(len(LABELS)), count).astype(np.float32),
         "queue": [0.001 * index for index in range(count)],
         "batch": [0.002 * index for index in range(count)],
         "compute": 0.25,
@@ -45,7 +45,7 @@ def batch(count: int, **changes: Any) -> dict[str, Any]:
 
 def expected_pair(facts: dict[str, Any], index: int) -> InferencePair:
     """The pair as the message model builds it."""
-    image, probabilities, deadline = facts["images"][index], facts["probabilities"], facts["deadlines"][index]
+    image, probabilities, deadline = facts["images"][index], facts["outputs"], facts["deadlines"][index]
     row = None if probabilities is None else probabilities[index].tolist()
     predicted = None if row is None else int(np.argmax(row))
     return InferencePair.model_validate(
@@ -67,6 +67,7 @@ def expected_pair(facts: dict[str, Any], index: int) -> InferencePair:
                 "predicted": predicted,
                 "label": None if predicted is None else LABELS[predicted],
                 "confidence": None if row is None else max(row),
+                "value": None,
                 "timings": {
                     "queue": facts["queue"][index],
                     "batch": facts["batch"][index],
@@ -85,12 +86,12 @@ CASES: dict[str, dict[str, Any]] = {
     "uint8": batch(7),
     "one": batch(1),
     "float32": batch(3, images=FLOATS),
-    "expired": batch(3, probabilities=None, batch_size=0, compute=0.0),
+    "expired": batch(3, outputs=None, batch_size=0, compute=0.0),
     "tabular": batch(3, images=FLOATS.reshape(3, 60)),
     "column-major": batch(3, images=np.asfortranarray(FLOATS)),
     "every other row": batch(3, images=np.repeat(FLOATS, 2, axis=0)[::2]),
     "whole seconds": batch(2, sent_at=[1_767_225_600.0, 0.0], answered_at=1_767_225_601.0),
-    "certain": batch(2, probabilities=np.eye(3, dtype=np.float32)[:2]),
+    "certain": batch(2, outputs=np.eye(3, dtype=np.float32)[:2]),
     "none": batch(0),
 }
 
@@ -119,7 +120,7 @@ def test_a_read_only_view_on_a_payload_is_written() -> None:
 def test_probabilities_come_back_to_the_last_bit() -> None:
     facts = batch(64)
     rows = [read_pair(value).response for value in WRITER.encode(**facts)]
-    assert np.array_equal(np.array([row.probabilities for row in rows], np.float32), facts["probabilities"])
+    assert np.array_equal(np.array([row.probabilities for row in rows], np.float32), facts["outputs"])
     assert all(row.probabilities is not None and row.confidence == max(row.probabilities) for row in rows)
     assert [row.label for row in rows] == [LABELS[row.predicted or 0] for row in rows]
 
@@ -145,9 +146,41 @@ def test_a_clock_that_is_behind_the_sender_s_counts_as_no_wait() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.1])
 def test_a_model_that_answers_no_probabilities_is_an_error_and_writes_no_pair(value: float) -> None:
     facts = batch(3)
-    facts["probabilities"][1, 2] = value
+    facts["outputs"][1, 2] = value
     with pytest.raises(ValueError, match="cifar10"):
         WRITER.encode(**facts)
+
+
+NUMBERS = PairWriter("crowd", "1", SHA256, ["people"], "cpu", "regression")
+
+
+def test_a_regression_model_answers_a_value_and_nothing_that_needs_classes() -> None:
+    values = np.array([[-3.25], [0.1], [np.finfo(np.float32).max]], np.float32)
+    pairs = [read_pair(value) for value in NUMBERS.encode(**batch(3, outputs=values))]
+    assert [pair.response.value for pair in pairs] == values[:, 0].tolist()
+    for pair in pairs:
+        response = pair.response
+        assert response.outcome is Outcome.OK
+        assert response.probabilities is response.predicted is response.label is response.confidence is None
+        assert orjson.loads(pair.model_dump_json())["response"].keys() == orjson.loads(GOOD)["response"].keys()
+
+
+def test_a_regression_model_that_was_not_asked_answers_nothing() -> None:
+    [value] = NUMBERS.encode(**batch(1, outputs=None, batch_size=0))
+    response = read_pair(value).response
+    assert (response.outcome, response.value) == (Outcome.EXPIRED, None)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_an_error_and_writes_no_pair(value: float) -> None:
+    with pytest.raises(ValueError, match="crowd answered a value that is not finite"):
+        NUMBERS.encode(**batch(2, outputs=np.array([[1.0], [value]], np.float32)))
+
+
+def test_a_regression_model_answers_one_number() -> None:
+    for shape in ((2, 2), (1, 1), (2,)):
+        with pytest.raises(ValueError, match="outputs have shape"):
+            NUMBERS.encode(**batch(2, outputs=np.zeros(shape, np.float32)))
 
 
 @pytest.mark.parametrize("field", ["request_ids", "images", "attributes", "sent_at", "deadlines", "queue", "batch"])
@@ -159,8 +192,8 @@ def test_arguments_of_different_lengths_are_an_error(field: str) -> None:
 
 def test_another_number_of_classes_or_rows_is_an_error() -> None:
     for shape in ((3, 4), (2, 3), (3,)):
-        with pytest.raises(ValueError, match="probabilities have shape"):
-            WRITER.encode(**batch(3, probabilities=np.zeros(shape, np.float32)))
+        with pytest.raises(ValueError, match="outputs have shape"):
+            WRITER.encode(**batch(3, outputs=np.zeros(shape, np.float32)))
 
 
 GOOD = WRITER.encode(**batch(1))[0]
@@ -187,6 +220,8 @@ def _set(path: str, value: object) -> Callable[[dict[str, Any]], None]:
         ("request.request_id", "", Reason.INVALID_FIELD),
         ("response.confidence", 1.5, Reason.INVALID_FIELD),
         ("response.timings.queue", -1, Reason.INVALID_FIELD),
+        ("response.value", 1.5, Reason.INVALID_FIELD),
+        ("response.probabilities", None, Reason.INVALID_FIELD),
     ],
 )
 def test_a_pair_with_a_wrong_field_is_refused_with_its_name(path: str, value: object, reason: Reason) -> None:

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    log_loss,
+    mean_absolute_error,
+    mean_squared_error,
+    precision_recall_fscore_support,
+)
 
 from agents.confusion.entries import Entry, PairHalf, Truth
 from agents.confusion.figures import figures
@@ -110,3 +117,41 @@ def test_a_values_accuracy_is_absent_until_one_of_its_pairs_has_a_label() -> Non
 
 def test_a_pair_of_a_model_that_is_not_broken_down_has_no_value() -> None:
     assert figures(sums_of(np.eye(4, dtype=np.float32), [0, 1, 2, 3]), LABELS)["by_value"] == {}
+
+
+def errors_of(told: list[tuple[float, float | None]], value: str | None = None) -> Sums:
+    total = Sums()
+    for predicted, truth in told:
+        half = PairHalf(0, 0, "n", "1", 0.0, 0.0, float(predicted), "", value=value)
+        truths = () if truth is None else (Truth(0.0, 0, 0, float(truth)),)
+        add(total, contribution(Entry(half, truths), {}))
+    return total
+
+
+NUMBERS = st.floats(-1e6, 1e6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=40))
+def test_errors_are_scikit_learns(told: list[tuple[float, float]]) -> None:
+    ours = figures(errors_of([*told, (5.0, None)]), ())
+    predicted, truths = zip(*told, strict=True)
+    assert (ours["size"], ours["labelled"]) == (len(told) + 1, len(told))
+    assert ours["rmse"] == pytest.approx(mean_squared_error(truths, predicted) ** 0.5, rel=1e-12, abs=1e-12)
+    assert ours["mae"] == pytest.approx(mean_absolute_error(truths, predicted), rel=1e-12, abs=1e-12)
+
+
+def test_figures_of_a_regression_model_have_nothing_of_classes_and_none_without_a_truth() -> None:
+    ours = figures(errors_of([(1.5, None)], "north"), ())
+    assert ours.keys() == {"size", "labelled", "label_coverage", "by_value", "rmse", "mae"}
+    assert ours["rmse"] is ours["mae"] is ours["by_value"]["north"].rmse is ours["by_value"]["north"].accuracy is None
+    assert ours["label_coverage"] == 0.0
+
+
+def test_a_million_of_the_largest_errors_and_the_smallest_ones_have_figures() -> None:
+    largest = errors_of([(3.4e38, -3.4e38)])
+    total = Sums({name: number * 10**6 for name, number in largest.items()})
+    assert figures(total, ())["rmse"] == pytest.approx(6.8e38, rel=1e-12)
+    assert figures(total, ())["mae"] == pytest.approx(6.8e38, rel=1e-12)
+    small = figures(errors_of([(1e-9, 0.0), (0.0, 3e-9)]), ())
+    assert small["rmse"] == pytest.approx(5**0.5 * 1e-9, rel=1e-4)

@@ -5,18 +5,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pybase64
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import confusion_matrix, mean_absolute_error, mean_squared_error
 
-from agents.confusion.entries import EMPTY, Entry, PairHalf, Truth, decode, encode
+from agents.confusion.entries import EMPTY, UNLABELLED, Answer, Entry, PairHalf, Truth, answer_of, decode, encode
 from agents.confusion.figures import confusion_of, figures
 from agents.confusion.fold import decode_fold, encode_fold, latest
 from agents.confusion.partition import FOLD, Limits, PartitionJoin
 from agents.confusion.store import Changes, MemoryStore
 from agents.confusion.sums import Sums, add
 from schemas.model_spec import ModelSpec
+from schemas.refusal import Reason
 
 CLASSES = 3
 SPEC = ModelSpec.model_validate(
@@ -29,17 +30,25 @@ SPEC = ModelSpec.model_validate(
         "breakdown": {"attribute": "site", "values": ("north", "south")},
     }
 )
+NUMBERS = SPEC.model_copy(update={"name": "n", "task": "regression", "labels": ("people",)})
+SPECS = {"m": SPEC, "n": NUMBERS}
+VALUES = (-1.0, 0.3, 4096.7)
+"""Truths about the regression model, in the place of classes."""
 SITES = ({"site": "north"}, {"site": "south"}, {"site": "a new one"}, {})
 LIMITS = Limits(window_seconds=10, keep_seconds=40, max_entries=1000, lookup_seconds=1, orphan_seconds=1e9)
-IDS = 6
+IDS = 8
+
+
+def spec_of(number: int) -> ModelSpec:
+    """Half of the requests are of a classifier, half of a regression model."""
+    return SPEC if number < IDS // 2 else NUMBERS
 
 
 def half(number: int, offset: int, now: float) -> PairHalf:
-    vector = np.roll(np.array([0.7, 0.2, 0.1], "<f4"), number % CLASSES)
-    text = pybase64.b64encode_as_string(vector.tobytes())
-    return PairHalf(
-        0, offset, "m", "1", float(number * 7), now, int(vector.argmax()), text, value=SPEC.value_of(site(number))
-    )
+    spec = spec_of(number)
+    outputs = np.roll([0.7, 0.2, 0.1], number % CLASSES).tolist() if spec is SPEC else [1.1 * number - 6]
+    answer, value = answer_of(outputs, spec), spec.value_of(site(number))
+    return PairHalf(0, offset, spec.name, "1", float(number * 7), now, *answer, value=value)
 
 
 def site(number: int) -> dict[str, str]:
@@ -71,7 +80,7 @@ class World:
         fold.epoch += 1
         self.folds.append(encode_fold(fold))
         store.write(Changes({FOLD: encode_fold(fold)}))
-        self.join = PartitionJoin(store, fold, {"m": SPEC}, LIMITS)
+        self.join = PartitionJoin(store, fold, SPECS, LIMITS)
         self.join.apply([(name, decode(value)) for name, value in self.log], replay=True)
         self.read = self.committed
 
@@ -121,13 +130,13 @@ class World:
         pair = PairHalf(
             1,
             waiting.truths[0].offset,
-            "m",
+            original.model,
             "1",
             original.time,
             waiting.since,
             original.predicted,
             original.probabilities,
-            -1 if known is None else int(known.form),
+            UNLABELLED if known is None else known.form,  # type: ignore[arg-type]
             original.value,
         )
         return Entry(pair, (known,) if known else ())
@@ -173,16 +182,21 @@ def histories(draw: Any) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
             last = earlier[-1]
             inputs.append((name, Truth(last.given_at, offset, 0, last.form)))
         else:
-            form = draw(
-                st.sampled_from([truth, SPEC.labels[truth], [float(truth)], [float(i == truth) for i in range(3)]])
-            )
+            form = draw(st.sampled_from(forms_of(truth, spec_of(number))))
             inputs.append((name, Truth(float(given_at), offset, 0, form)))
     return inputs, happenings
 
 
-def expected(inputs: list[tuple[str, Any]]) -> list[tuple[PairHalf, int | None]]:
+def forms_of(truth: int, spec: ModelSpec) -> list[Any]:
+    """The forms that the truth of that number may be given in."""
+    if spec is NUMBERS:
+        return [VALUES[truth], [VALUES[truth]]]
+    return [truth, SPEC.labels[truth], [float(truth)], [float(i == truth) for i in range(CLASSES)]]
+
+
+def expected(inputs: list[tuple[str, Any]]) -> list[tuple[PairHalf, Answer | None]]:
     """Every pair with its final truth, None if it has none, by the plainest reading of the rules."""
-    found: list[tuple[PairHalf, int | None]] = []
+    found: list[tuple[PairHalf, Answer | None]] = []
     pairs = {name: part for name, part in reversed(inputs) if isinstance(part, PairHalf)}
     for name, pair in pairs.items():
         told = [part for other, part in inputs if other == name and isinstance(part, Truth)]
@@ -191,7 +205,8 @@ def expected(inputs: list[tuple[str, Any]]) -> list[tuple[PairHalf, int | None]]
             form = max(told, key=lambda one: (one.given_at, one.offset)).form
             index = SPEC.labels.index(form) if isinstance(form, str) else form
             if isinstance(index, list):
-                index = int(index[0]) if len(index) == 1 else index.index(1.0)
+                index = index[0] if len(index) == 1 else index.index(1.0)
+            index = int(index) if pair.model == "m" else index
         found.append((pair, index))
     return found
 
@@ -218,7 +233,7 @@ def run(inputs: list[tuple[str, Any]], happenings: list[tuple[str, int]]) -> Wor
 def test_counts_are_those_of_the_final_truth(history: tuple[list[tuple[str, Any]], list[tuple[str, int]]]) -> None:
     inputs, happenings = history
     join = run(inputs, happenings).join
-    known = expected(inputs)
+    known = [(pair, truth) for pair, truth in expected(inputs) if pair.model == "m"]
     joined = [(pair, truth) for pair, truth in known if truth is not None]
     truths, predicted = [truth for _, truth in joined], [pair.predicted for pair, _ in joined]
     total = join.totals["m", "1"]
@@ -232,6 +247,26 @@ def test_counts_are_those_of_the_final_truth(history: tuple[list[tuple[str, Any]
         assert one.size == sum(pair.value == value for pair, _ in known)
         assert one.labelled == sum(pair.value == value for pair, _ in joined)
         assert one.correct == sum(pair.value == value and pair.predicted == truth for pair, truth in joined)
+    check_errors(join, [(pair, truth) for pair, truth in expected(inputs) if pair.model == "n"])
+
+
+def check_errors(join: PartitionJoin, known: list[tuple[PairHalf, Any]]) -> None:
+    """The figures of the regression model are scikit-learn's, over all pairs and by value."""
+    total = join.totals["n", "1"]
+    found = figures(total, NUMBERS.classes)
+    parts = [(found["size"], found["labelled"], found["rmse"], found["mae"], known)]
+    assert found["by_value"].keys() == {pair.value for pair, _ in known}
+    for value, one in found["by_value"].items():
+        parts.append((one.size, one.labelled, one.rmse, one.mae, [pair for pair in known if pair[0].value == value]))
+    for size, labelled, rmse, mae, own in parts:
+        joined = [(truth, pair.predicted) for pair, truth in own if truth is not None]
+        assert (size, labelled) == (len(own), len(joined))
+        if not joined:
+            assert rmse is mae is None
+            continue
+        truths, predicted = zip(*joined, strict=True)
+        assert rmse == pytest.approx(mean_squared_error(truths, predicted) ** 0.5, rel=1e-12, abs=1e-12)
+        assert mae == pytest.approx(mean_absolute_error(truths, predicted), rel=1e-12, abs=1e-12)
 
 
 @settings(max_examples=300, deadline=None)
@@ -240,10 +275,22 @@ def test_all_sums_are_the_same_whatever_happened(history: Any, chance: random.Ra
     inputs, happenings = history
     disturbed, calm = run(inputs, happenings).join, run(inputs, []).join
     assert disturbed.totals == calm.totals
-    parts = Sums()
-    for sums in [*disturbed.windows.values(), *disturbed.fold.sums.values()]:
-        add(parts, sums)
-    assert parts == disturbed.totals["m", "1"]
+    for group, total in disturbed.totals.items():
+        parts = Sums()
+        for key, sums in [*disturbed.windows.items(), *disturbed.fold.sums.items()]:
+            add(parts, sums if key[:2] == group else Sums())
+        assert parts == total
+
+
+@pytest.mark.parametrize(("number", "truth"), [(0, 5.5), (7, "a")])
+def test_a_truth_that_fits_the_model_but_not_the_version_that_answered_is_refused(number: int, truth: Any) -> None:
+    answered, other = spec_of(number), NUMBERS if spec_of(number) is SPEC else SPEC
+    changed = {answered.name: other.model_copy(update={"name": answered.name})}
+    join = PartitionJoin(MemoryStore(), latest([], 0), changed, LIMITS)
+    join.apply([("id", Entry(half(number, 0, 0.0)))])
+    [applied] = join.apply([("id", Entry(None, (Truth(0.0, 1, 0, truth),), 0.0, 1.0))])
+    assert [refusal.reason for _, refusal in applied.refused] == [Reason.INVALID_FIELD]
+    assert applied.new.truths == () and join.totals[answered.name, "1"]["labelled"] == 0
 
 
 def test_feedback_that_is_read_ahead_pushes_no_pair_out() -> None:

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import pytest
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
@@ -12,12 +14,14 @@ from agents.confusion.fold import Fold, decode_fold, encode_fold
 from agents.confusion.gauges import PerformanceGauges
 from agents.confusion.join_stage import JoinStage
 from agents.confusion.partition import Limits, PartitionJoin
+from agents.confusion.records import report_record
 from agents.confusion.settings import ConfusionSettings
 from agents.confusion.store import RocksStore
 from agents.confusion.sums import SCALE, Sums
 from runtime.batches import Batch
 from runtime.metrics import ConfusionMetrics
-from schemas.model_spec import ModelSpec
+from schemas.messages import PerformanceSums
+from schemas.model_spec import BreakdownSpec, ModelSpec
 
 SPEC = ModelSpec.model_validate(
     {
@@ -61,6 +65,63 @@ def test_the_sums_of_a_billion_pairs_reach_the_board_to_the_last_unit(tmp_path: 
     labels = {"model": "m", "version": "1", "window": "lifetime"}
     assert shown("modelwatch_accuracy", labels) == 1.0
     assert shown("modelwatch_labelled", labels) == BILLION
+
+
+def test_gauges_of_a_regression_model_are_of_its_errors() -> None:
+    spec = SPEC.model_copy(update={"name": "n", "task": "regression", "labels": ("people",)})
+    spec = spec.model_copy(update={"breakdown": BreakdownSpec(attribute="site", values=("north",))})
+    sums = {"pairs": 4, "labelled": 2, "absolute": 7 * SCALE, "squared": 25 * SCALE * SCALE}
+    by_value = {f"value:{name}:north": number for name, number in sums.items()}
+    metrics = ConfusionMetrics(CollectorRegistry())
+    stage = BoardStage({"n": spec}, PerformanceGauges(metrics), ConfusionSettings())
+    tp = TP("monitoring.performance-sums", 0)
+    told = PerformanceSums(
+        model="n", version="1", window=9, partition=0, epoch=1, progress=1, sums={**sums, **by_value}
+    )
+    read = [
+        SimpleNamespace(tp=tp, offset=place, key=f"n/1/{window}/0".encode(), value=told.model_dump_json().encode())
+        for place, window in enumerate((9, LIFETIME))
+    ]
+    stage.compute(Batch(read, 1))
+    [report] = stage.reports(1, {tp: 2})
+    assert (report.rmse, report.mae, report.label_coverage) == (12.5**0.5, 3.5, 0.5)
+    assert (report.confusion, report.accuracy, report.estimated_accuracy, report.by_class) == ((), None, None, {})
+    assert report.by_value["north"].rmse == 12.5**0.5 and report.by_value["north"].correct is None
+    record: Any = report_record(report).document
+    assert record["rmse"] == 12.5**0.5 and record["by_value"][0]["mae"] == 3.5
+    shown, labels = metrics.registry.get_sample_value, {"model": "n", "version": "1"}
+    for window in ("rolling", "lifetime"):
+        assert shown("modelwatch_rmse", {**labels, "window": window}) == 12.5**0.5
+        assert shown("modelwatch_mae", {**labels, "window": window}) == 3.5
+        assert shown("modelwatch_value_rmse", {**labels, "window": window, "value": "north"}) == 12.5**0.5
+        assert shown("modelwatch_accuracy", {**labels, "window": window}) is None
+    assert shown("modelwatch_label_coverage", {**labels, "window": "latest"}) == 0.5
+    assert shown("modelwatch_estimated_accuracy", {**labels, "window": "latest"}) is None
+
+
+@pytest.mark.parametrize(
+    "sums",
+    [
+        {"pairs": 4, "labelled": 2, "absolute": SCALE, "squared": SCALE * SCALE},
+        {"pairs": 4, "labelled": 2, "confidence": 3 * SCALE, "cell:2:1": 2},
+    ],
+)
+def test_of_a_version_that_had_other_classes_nothing_is_said(sums: dict[str, int]) -> None:
+    metrics = ConfusionMetrics(CollectorRegistry())
+    stage = BoardStage({"m": SPEC}, PerformanceGauges(metrics), ConfusionSettings())
+    tp, present = TP("monitoring.performance-sums", 0), {"pairs": 1, "labelled": 1, "confidence": SCALE, "cell:1:1": 1}
+    read = []
+    for version, own in (("0", sums), ("1", present)):
+        for window in (9, LIFETIME):
+            told = PerformanceSums(
+                model="m", version=version, window=window, partition=0, epoch=1, progress=1, sums=own
+            )
+            key, value = f"m/{version}/{window}/0".encode(), told.model_dump_json().encode()
+            read.append(SimpleNamespace(tp=tp, offset=len(read), key=key, value=value))
+    stage.compute(Batch(read, 1))
+    assert [report.model_version for report in stage.reports(1, {tp: 4})] == ["1"]
+    shown = {sample.labels["version"] for sample in metrics.performance["labelled"].collect()[0].samples}
+    assert shown == {"1"}
 
 
 def test_a_fold_of_a_billion_pairs_is_read_back_to_the_last_unit() -> None:

@@ -81,6 +81,59 @@ def test_what_names_no_single_class_is_refused(form: Any, reason: Reason) -> Non
     assert caught.value.reason is reason
 
 
+NUMBERS = spec("people").model_copy(update={"name": "n", "task": "regression"})
+
+
+@pytest.mark.parametrize(
+    ("form", "number"),
+    [
+        ({"truth_value": 21.5}, 21.5),
+        ({"truth_value": -1}, -1.0),
+        ({"truth": 21.5}, 21.5),
+        ({"truth": 21}, 21.0),
+        ({"truth": 0}, 0.0),
+        ({"truth": [0.1]}, 0.1),
+        ({"truth_value": -3.4e38}, -3.4e38),
+    ],
+)
+def test_every_form_names_the_same_number(form: dict[str, Any], number: float) -> None:
+    [told], refused = read_feedback(orjson.dumps(item(**form)), 7)
+    found = resolve(told.truth.form, NUMBERS)
+    assert refused == [] and (found, type(found)) == (number, float)
+
+
+@pytest.mark.parametrize(
+    ("form", "reason"),
+    [
+        ({"truth_index": 1}, Reason.INVALID_FIELD),
+        ({"truth_label": "people"}, Reason.INVALID_FIELD),
+        ({"truth": "21.5"}, Reason.INVALID_FIELD),
+        ({"truth": "NaN"}, Reason.INVALID_FIELD),
+        ({"truth_value": "21.5"}, Reason.INVALID_FIELD),
+        ({"truth_one_hot": [0, 1, 0]}, Reason.WRONG_SHAPE),
+        ({"truth": [1.0, 2.0]}, Reason.WRONG_SHAPE),
+        ({"truth_value": 3.5e38}, Reason.OUT_OF_RANGE),
+        ({"truth": [-1e300]}, Reason.OUT_OF_RANGE),
+    ],
+)
+def test_what_is_no_number_is_refused_for_a_regression_model(form: dict[str, Any], reason: Reason) -> None:
+    inputs = read_inputs([Message(orjson.dumps(item(model="n", **form)))], {"m": THREE, "n": NUMBERS}, 30, 0.0, 1)
+    [(_, refusal)] = inputs.refused
+    assert refusal.reason is reason and inputs.parts == []
+
+
+def test_a_number_that_is_not_finite_is_refused() -> None:
+    for form in (float("nan"), [float("inf")]):
+        with pytest.raises(Refusal) as caught:
+            resolve(form, NUMBERS)
+        assert caught.value.reason is Reason.NOT_FINITE
+
+
+def test_a_value_is_no_class() -> None:
+    with pytest.raises(Refusal, match="m is a classifier"):
+        resolve(1.0, THREE)
+
+
 @pytest.mark.parametrize("value", [b"", None, b"{", b"[]", b"[NaN]"])
 def test_a_message_that_holds_nothing_is_refused_whole(value: bytes | None) -> None:
     with pytest.raises(Refusal):
@@ -113,6 +166,19 @@ def test_self_contained_feedback_is_a_joined_entry() -> None:
     [(_, entry)] = read_inputs([Message(value)], {"m": THREE}, 30, 0.0, 1).parts
     assert entry.pair is not None and (entry.pair.predicted, entry.truth) == (1, 2)
     assert np.allclose(entry.pair.vector(), [0.1, 0.7, 0.2])
+
+
+def test_self_contained_feedback_about_a_regression_model_is_a_joined_entry() -> None:
+    value = orjson.dumps(item(truth=20, model="n", response=[17.25]))
+    [(_, entry)] = read_inputs([Message(value)], {"n": NUMBERS}, 30, 0.0, 1).parts
+    assert entry.pair is not None and (entry.pair.predicted, entry.truth) == (17.25, 20.0)
+
+
+@pytest.mark.parametrize(("response", "reason"), [([1.0, 2.0], Reason.WRONG_SHAPE), ([4e38], Reason.OUT_OF_RANGE)])
+def test_a_response_that_is_no_number_is_refused(response: list[float], reason: Reason) -> None:
+    value = orjson.dumps(item(truth=20, model="n", response=response))
+    [(_, refusal)] = read_inputs([Message(value)], {"n": NUMBERS}, 30, 0.0, 1).refused
+    assert refusal.reason is reason
 
 
 @pytest.mark.parametrize(

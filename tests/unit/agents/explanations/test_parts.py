@@ -14,7 +14,7 @@ from agents.explanations.answers import document_of, explained, recorded
 from agents.explanations.explainer import Answer, AskedModel
 from agents.explanations.overlay import overlay_png
 from agents.explanations.policies import Policies, is_one_in
-from agents.explanations.questions import pixels_of, read_question, seconds_left
+from agents.explanations.questions import pixels_of, read_question, seconds_left, spec_of
 from agents.explanations.recent_pairs import RecentPairs
 from runtime.model_folder import load_model_folders
 from runtime.settings import PROJECT_MODELS
@@ -227,3 +227,11 @@ def test_an_explanation_comes_back_from_its_record_as_it_was() -> None:
     assert list(document["explanation"]) == ["anchors"] and document["explanation"]["anchors"]["asked_by"] == "me"
     assert recorded(document, "anchors") == made
     assert recorded(document, "occlusion") is None
+
+
+def test_only_answers_of_image_classifiers_are_explained() -> None:
+    numbers = SPEC.model_copy(update={"name": "n", "task": "regression", "labels": ("people",)})
+    specs = {SPEC.name: SPEC, "n": numbers}
+    assert spec_of(SPEC.name, specs) is SPEC
+    with pytest.raises(Refusal, match="n is no classifier of images"):
+        spec_of("n", specs)

@@ -17,6 +17,11 @@ class Verdict:
         self.checks.append({"name": name, "expected": expected, "observed": observed, "ok": bool(ok)})
 
     @property
+    def failed(self) -> list[str]:
+        """Names of the checks that do not hold."""
+        return [check["name"] for check in self.checks if not check["ok"]]
+
+    @property
     def ok(self) -> bool:
         """Whether every check holds; a verdict without checks does not."""
-        return bool(self.checks) and all(check["ok"] for check in self.checks)
+        return bool(self.checks) and not self.failed

@@ -1,0 +1,1 @@
+"""The demo: the whole story on embedded servers and real images, and a verdict on it."""

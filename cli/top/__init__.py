@@ -1,0 +1,1 @@
+"""`modelwatch top`: what the processes say of themselves, live in a terminal."""

@@ -1,0 +1,79 @@
+"""Writes the measured tables into `docs/reliability.md`; with `--check` it only compares."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+PROJECT = Path(__file__).resolve().parents[2]
+PAGE = PROJECT / "docs" / "reliability.md"
+FIGURES = {name: PROJECT / "bench" / f"{name}.json" for name in ("reliability", "soak")}
+BLOCK = r"(<!-- {name} -->\n).*?(<!-- end -->)"
+
+
+def fault_table(report: dict[str, Any]) -> str:
+    """Markdown: one row a fault, and what the books say under it."""
+    lines = [
+        "| fault | times | in flight, at most | lost | duplicated | well again after, s: median | max |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {one['fault']} | {one['times']} | {one['in_flight']:,} | {one['lost']} | {one['doubled']} "
+        f"| {one['recovery_seconds_median']} | {one['recovery_seconds_max']} |"
+        for one in report["faults"]
+    ]
+    return "\n".join([*lines, "", ledger_line(report), ""])
+
+
+def ledger_line(report: dict[str, Any]) -> str:
+    """The books in a sentence."""
+    books = report["ledger"]
+    return (
+        f"{report['servers']}; {report['requests_per_s']:g} requests a second, "
+        f"{report['seconds'] / 60:.0f} minutes, seed {report['seed']}. "
+        f"Sent {books['sent']:,}: {books['pairs']:,} pairs, {books['records']:,} records, "
+        f"{books['joined']:,} joined with their truth, {books['in_windows']:,} in {books['windows']} drift windows, "
+        f"{books['questions']} questions, {books['unanswered']} unanswered, {books['dead_letters']} dead letters."
+    )
+
+
+def resource_table(report: dict[str, Any]) -> str:
+    """Markdown: memory and descriptors of each process, early and late."""
+    lines = [
+        "| process | resident MB, first quarter | last quarter | descriptors, first quarter | last quarter |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, one in report["resources"]["processes"].items():
+        cells = [*one["resident_mb"], *one["descriptors"]]
+        lines.append(" | ".join([f"| {name}", *("–" if cell is None else f"{cell:g}" for cell in cells)]) + " |")
+    return "\n".join([*lines, ""])
+
+
+def render(page: str) -> str:
+    """The page with its blocks written anew from the figures that are there."""
+    blocks = {"reliability": [fault_table], "soak": [fault_table, resource_table]}
+    for name, tables in blocks.items():
+        if FIGURES[name].exists():
+            report = orjson.loads(FIGURES[name].read_bytes())
+            text = "\n" + "\n".join(table(report) for table in tables) + "\n"
+            page = re.sub(
+                BLOCK.format(name=name), lambda found, text=text: found[1] + text + found[2], page, flags=re.S
+            )
+    return page
+
+
+def main() -> int:
+    """Write, or with `--check` say whether the page is stale."""
+    page = PAGE.read_text()
+    rendered = render(page)
+    if "--check" in sys.argv and rendered != page:
+        print("docs/reliability.md is stale: run python -m tests.faults.table", file=sys.stderr)
+        return 1
+    PAGE.write_text(rendered)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""What the hardened consumer does when partitions are taken away at an awkward moment."""
+
+import asyncio
+from collections import defaultdict
+from typing import Any
+
+from aiokafka.errors import IllegalStateError
+from faust.types import TP
+
+from runtime.faust_app import ExplicitConsumer
+
+GONE = TP("monitoring.performance-sums", 1)
+
+
+class LosingThread:
+    """A consumer's thread whose partitions are no longer its own."""
+
+    def __init__(self) -> None:
+        self.sought: list[Any] = []
+
+    async def seek_to_beginning(self, *partitions: Any) -> None:
+        self.sought.extend(partitions)
+        raise IllegalStateError(f"Partitions {partitions} are not assigned")
+
+
+class LosingConsumer(ExplicitConsumer):
+    """It has just sought what was committed, when its partition goes to somebody else."""
+
+    def __init__(self) -> None:  # no brokers here
+        self._thread: Any = LosingThread()
+        self._handed = {GONE: 7}
+        self._read_offset = defaultdict(lambda: None)
+
+    def assignment(self) -> set[TP]:
+        return {GONE}
+
+    async def perform_seek(self) -> None:
+        return None
+
+
+def test_partitions_that_are_taken_away_between_two_seeks_end_nothing() -> None:
+    consumer = LosingConsumer()
+    asyncio.run(consumer._begin_again())
+    assert [one.topic for one in consumer._thread.sought] == [GONE.topic]
+    assert consumer._handed == {}

@@ -1,0 +1,1 @@
+"""The Grafana dashboards, one module a dashboard; `python -m views` writes them to grafana/dashboards/."""
