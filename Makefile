@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint documents bench reliability soak lock audit sbom clean
+.PHONY: help install demo up test testall lint documents bench reliability soak lock audit sbom clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -39,6 +39,9 @@ lint: $(STAMP) ## ruff, mypy, direction of imports, staleness of generated docum
 	$(BIN)/python -m cli.manifests --check
 
 test: lint ## Everything CI runs
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+
+testall: lint ## Everything CI runs, and what takes longer than it is worth at each change
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 documents: $(STAMP) ## Generate schemas, settings documents, dashboards and manifests anew

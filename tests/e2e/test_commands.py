@@ -274,6 +274,7 @@ def test_top_finds_the_processes_and_shows_their_figures(
     assert "inference: unreadable_image" in done.stdout and "open window" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_seed_tells_the_whole_story(pipeline: tuple[subprocess.Popen[str], str]) -> None:
     sent = run("seed", "--images", "10", "--rate", "1000", KAFKA_BOOTSTRAP_SERVERS=pipeline[1])
     assert sent.returncode == 0, sent.stdout + sent.stderr
