@@ -1,4 +1,4 @@
-"""Fixtures of every test: real brokers and a real store, each started when first asked for, once a session."""
+"""Fixtures of every test: real brokers and real stores, each started when first asked for, once a session."""
 
 import os
 import time
@@ -15,8 +15,12 @@ from runtime.errors import ConfigurationError
 from runtime.kafka import client_config, cluster_topics
 from runtime.settings import Settings
 from tests.servers.apache_kafka import ApacheKafka
+from tests.servers.elasticsearch import Elasticsearch
+from tests.servers.elasticsearch_artifacts import elasticsearch_home
 from tests.servers.embedded import EmbeddedBroker
-from tests.servers.kafka_artifacts import MissingServerError, kafka_libraries
+from tests.servers.kafka_artifacts import kafka_libraries
+from tests.servers.maven import MissingServerError
+from tests.servers.record_bench import Store
 
 Broker = ApacheKafka | EmbeddedBroker
 TopicFactory = Callable[..., str]
@@ -82,6 +86,27 @@ def broker(request: pytest.FixtureRequest) -> Broker:
         server: ApacheKafka = request.getfixturevalue("apache_kafka")
         return server
     return EmbeddedBroker(request.getfixturevalue("embedded"))
+
+
+@pytest.fixture(scope="session")
+def elasticsearch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elasticsearch]:
+    """Elasticsearch, shared by the session: use indices of your own, and undo what you set for all of it."""
+    try:
+        server = Elasticsearch(tmp_path_factory.mktemp("elasticsearch") / "node", elasticsearch_home())
+    except MissingServerError as reason:
+        missing(str(reason))
+    SERVER_LOGS["elasticsearch"] = server.logs
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session", params=["embedded", pytest.param("real", marks=pytest.mark.real_elasticsearch)])
+def store(request: pytest.FixtureRequest) -> Store:
+    """Each record store in turn."""
+    if request.param == "real":
+        return Store(request.getfixturevalue("elasticsearch").url, real=True)
+    return Store(request.getfixturevalue("embedded").elasticsearch, real=False)
 
 
 @pytest.fixture

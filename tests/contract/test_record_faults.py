@@ -1,8 +1,6 @@
 """What the sink does when the record store is busy, away or refusing; the store is real, the faults are a proxy's."""
 
 import asyncio
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,9 @@ from runtime.elasticsearch_sink import Record, RecordSink
 from runtime.embedded import EmbeddedServers
 from runtime.errors import ConfigurationError
 from runtime.metrics import CommonMetrics
+from tests.servers.elasticsearch import Elasticsearch
 from tests.servers.flaky_store import DROP
-from tests.servers.record_bench import bench, flaky_bench, run
+from tests.servers.record_bench import Store, bench, flaky_bench, run, until
 
 BUSY_DOCUMENT = (429, "es_rejected_execution_exception")
 BUSY = (429, {"error": {"type": "es_rejected_execution_exception"}, "status": 429})
@@ -25,44 +24,36 @@ def deliveries() -> list[asyncio.Task[Any]]:
     return [task for task in asyncio.all_tasks() if "_deliver" in repr(task)]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
-
-
 @pytest.mark.parametrize("id", ["", "x" * 513, "\U0001f69a" * 256], ids=["empty", "long", "long in bytes"])
-def test_a_document_whose_id_the_store_refuses_holds_nothing_up(
-    embedded: EmbeddedServers, unique: str, id: str
-) -> None:
+def test_a_document_whose_id_the_store_refuses_holds_nothing_up(store: Store, unique: str, id: str) -> None:
     async def test() -> None:
-        async with flaky_bench(embedded.elasticsearch, unique) as (store, made):
+        async with flaky_bench(store.url, unique) as (flaky, made):
             # Elasticsearch refuses the whole request for such an id; the embedded store takes it.
-            store.poison = {id}
+            if not store.real:
+                flaky.poison = {id}
             await made.sink.write([*made.numbers(20), made.record(id, {"number": 1}), *made.numbers(40)[20:]])
             assert set(await made.stored()) == {str(number) for number in range(40)}
             assert [rejected for rejected, _ in made.rejected] == [id]
-            assert len(store.bulks) < 20
+            assert len(flaky.bulks) < 20
 
     run(test())
 
 
-def test_a_bulk_that_is_too_large_for_the_store_is_split(embedded: EmbeddedServers, unique: str) -> None:
+def test_a_bulk_that_is_too_large_for_the_store_is_split(store: Store, unique: str) -> None:
     async def test() -> None:
-        async with flaky_bench(embedded.elasticsearch, unique) as (store, made):
-            store.failures.append((413, {"error": {"type": "content_too_large"}, "status": 413}))
+        async with flaky_bench(store.url, unique) as (flaky, made):
+            flaky.failures.append((413, {"error": {"type": "content_too_large"}, "status": 413}))
             await made.sink.write(made.numbers(10))
-            assert [len(bulk.ids) for bulk in store.bulks] == [10, 5, 5]
+            assert [len(bulk.ids) for bulk in flaky.bulks] == [10, 5, 5]
             assert len(await made.stored()) == 10
 
     run(test())
 
 
-def test_only_the_documents_that_failed_are_sent_again(embedded: EmbeddedServers, unique: str) -> None:
+def test_only_the_documents_that_failed_are_sent_again(store: Store, unique: str) -> None:
     async def test() -> None:
-        async with flaky_bench(embedded.elasticsearch, unique) as (store, made):
-            store.refuse_once = {
+        async with flaky_bench(store.url, unique) as (flaky, made):
+            flaky.refuse_once = {
                 "3": BUSY_DOCUMENT,
                 "5": (409, "version_conflict_engine_exception"),
                 "7": (503, "unavailable_shards_exception"),
@@ -70,19 +61,17 @@ def test_only_the_documents_that_failed_are_sent_again(embedded: EmbeddedServers
                 "9": (404, "index_not_found_exception"),
             }
             await made.sink.write(made.numbers(20))
-            assert [bulk.ids for bulk in store.bulks[1:]] == [["3", "5", "7", "8", "9"]]
+            assert [bulk.ids for bulk in flaky.bulks[1:]] == [["3", "5", "7", "8", "9"]]
             assert await made.stored() == {str(number): {"number": number} for number in range(20)}
             assert [made.count(outcome) for outcome in ("written", "retried", "rejected")] == [20, 5, 0]
 
     run(test())
 
 
-def test_records_under_one_id_are_stored_in_order_even_when_the_first_is_retried(
-    embedded: EmbeddedServers, unique: str
-) -> None:
+def test_records_under_one_id_are_stored_in_order_even_when_the_first_is_retried(store: Store, unique: str) -> None:
     async def test() -> None:
-        async with flaky_bench(embedded.elasticsearch, unique) as (store, made):
-            store.refuse_once = {"a": BUSY_DOCUMENT}
+        async with flaky_bench(store.url, unique) as (flaky, made):
+            flaky.refuse_once = {"a": BUSY_DOCUMENT}
             values = [made.record("a", {"number": number}) for number in range(3)]
             await made.sink.write([*values, made.record("b", {"number": 0})])
             assert await made.stored() == {"a": {"number": 2}, "b": {"number": 0}}
@@ -91,13 +80,11 @@ def test_records_under_one_id_are_stored_in_order_even_when_the_first_is_retried
     run(test())
 
 
-def test_a_store_that_is_busy_or_cuts_the_line_gets_everything_in_the_end(
-    embedded: EmbeddedServers, unique: str
-) -> None:
+def test_a_store_that_is_busy_or_cuts_the_line_gets_everything_in_the_end(store: Store, unique: str) -> None:
     async def test() -> None:
-        async with flaky_bench(embedded.elasticsearch, unique) as (store, made):
+        async with flaky_bench(store.url, unique) as (flaky, made):
             # aiohttp itself repeats a request once when a connection that it had kept is cut.
-            store.failures.extend([BUSY, AWAY, (DROP, {}), (DROP, {}), AWAY])
+            flaky.failures.extend([BUSY, AWAY, (DROP, {}), (DROP, {}), AWAY])
             await made.sink.write(made.numbers(10))
             assert len(await made.stored()) == 10
             assert [made.count(outcome) for outcome in ("written", "retried", "rejected")] == [10, 40, 0]
@@ -123,58 +110,73 @@ def test_a_store_that_goes_away_during_a_write_and_returns_has_everything(tmp_pa
         run(test(servers))
 
 
-def test_bulk_requests_are_bounded_in_documents_and_bytes(embedded: EmbeddedServers, unique: str) -> None:
+@pytest.mark.real_elasticsearch
+def test_elasticsearch_killed_during_a_write_has_everything_when_it_is_back(
+    elasticsearch: Elasticsearch, unique: str
+) -> None:
     async def test() -> None:
-        async with flaky_bench(embedded.elasticsearch, unique, max_documents=30, max_bytes=10_000) as (store, made):
+        async with bench(elasticsearch.url, unique, max_documents=20, max_concurrent=2) as made:
+            write = asyncio.create_task(made.sink.write(made.numbers(4000)))
+            await until(lambda: made.count("written") >= 400)
+            elasticsearch.kill()
+            assert made.count("written") < 4000
+            await until(lambda: made.count("retried") > 0)
+            elasticsearch.launch()  # from this thread, with which it would end
+            await write
+            assert await made.stored() == {str(number): {"number": number} for number in range(4000)}
+            assert (made.count("written"), made.rejected) == (4000, [])
+
+    run(test())
+
+
+def test_bulk_requests_are_bounded_in_documents_and_bytes(store: Store, unique: str) -> None:
+    async def test() -> None:
+        async with flaky_bench(store.url, unique, max_documents=30, max_bytes=10_000) as (flaky, made):
             large = [made.record(f"large-{number}", {"name": "x" * 4000}) for number in range(6)]
             huge = made.record("huge", {"name": "x" * 30_000})
             await made.sink.write([*made.numbers(100), *large, huge, made.record("last", {"number": 1})])
             assert len(await made.stored()) == 108
-            assert max(len(bulk.ids) for bulk in store.bulks) == 30
-            assert all(bulk.size <= 10_000 or bulk.ids == ["huge"] for bulk in store.bulks)
-            assert len(store.bulks) <= 4 + 3 + 2
+            assert max(len(bulk.ids) for bulk in flaky.bulks) == 30
+            assert all(bulk.size <= 10_000 or bulk.ids == ["huge"] for bulk in flaky.bulks)
+            assert len(flaky.bulks) <= 4 + 3 + 2
 
     run(test())
 
 
-def test_no_more_bulk_requests_than_allowed_are_under_way_over_all_writes(
-    embedded: EmbeddedServers, unique: str
-) -> None:
+def test_no_more_bulk_requests_than_allowed_are_under_way_over_all_writes(store: Store, unique: str) -> None:
     async def test() -> None:
-        async with flaky_bench(embedded.elasticsearch, unique, max_documents=10, max_concurrent=3) as (store, made):
-            store.delay = 0.02
+        async with flaky_bench(store.url, unique, max_documents=10, max_concurrent=3) as (flaky, made):
+            flaky.delay = 0.02
             await asyncio.gather(*(made.sink.write(made.numbers(50)) for _ in range(4)))
-            assert store.most_at_once == 3
+            assert flaky.most_at_once == 3
 
     run(test())
 
 
-def test_a_cancelled_write_leaves_no_task_behind(embedded: EmbeddedServers, unique: str) -> None:
+def test_a_cancelled_write_leaves_no_task_behind(store: Store, unique: str) -> None:
     async def test() -> None:
-        async with flaky_bench(embedded.elasticsearch, unique, max_documents=10) as (store, made):
-            store.failures.extend([AWAY] * 1000)
+        async with flaky_bench(store.url, unique, max_documents=10) as (flaky, made):
+            flaky.failures.extend([AWAY] * 1000)
             write = asyncio.create_task(made.sink.write(made.numbers(200)))
             await until(lambda: made.count("retried") >= 20)
             write.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await write
-            sent = len(store.bulks)
+            sent = len(flaky.bulks)
             await asyncio.sleep(0.2)
-            assert len(store.bulks) == sent
+            assert len(flaky.bulks) == sent
             assert deliveries() == []
 
     run(test())
 
 
-def test_a_dead_letter_that_cannot_be_written_ends_the_write_and_all_of_it(
-    embedded: EmbeddedServers, unique: str
-) -> None:
+def test_a_dead_letter_that_cannot_be_written_ends_the_write_and_all_of_it(store: Store, unique: str) -> None:
     async def no_dead_letters(record: Record, reason: str) -> None:
         raise ConnectionResetError(f"no broker for {record.id}")
 
     async def test() -> None:
-        async with flaky_bench(embedded.elasticsearch, unique) as (store, made):
-            store.refuse_once = {"0": BUSY_DOCUMENT}
+        async with flaky_bench(store.url, unique) as (flaky, made):
+            flaky.refuse_once = {"0": BUSY_DOCUMENT}
             metrics = CommonMetrics(CollectorRegistry(), "test")
             sink = RecordSink(made.client, metrics, no_dead_letters, max_documents=1, max_concurrent=1, first_wait=5)
             write = asyncio.create_task(sink.write([made.record("bad", {"colour": "red"}), *made.numbers(20)]))
@@ -195,11 +197,11 @@ def test_a_dead_letter_that_cannot_be_written_ends_the_write_and_all_of_it(
     ],
 )
 def test_a_store_that_will_not_deal_with_us_is_a_wrong_setting_and_no_fault_of_the_documents(
-    embedded: EmbeddedServers, unique: str, status: int, error: str, advice: str
+    store: Store, unique: str, status: int, error: str, advice: str
 ) -> None:
     async def test() -> None:
-        async with flaky_bench(embedded.elasticsearch, unique) as (store, made):
-            store.failures.append((status, {"error": {"type": error, "reason": "told to"}, "status": status}))
+        async with flaky_bench(store.url, unique) as (flaky, made):
+            flaky.failures.append((status, {"error": {"type": error, "reason": "told to"}, "status": status}))
             with pytest.raises(ConfigurationError, match=advice):
                 await made.sink.write(made.numbers(3))
             assert made.rejected == []

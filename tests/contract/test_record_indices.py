@@ -9,7 +9,6 @@ import pytest
 
 from elasticsearch import AsyncElasticsearch, BadRequestError
 from runtime.elasticsearch_sink import client_from_settings
-from runtime.embedded import EmbeddedServers
 from runtime.errors import TransientError
 from runtime.record_indices import (
     DRIFT,
@@ -21,6 +20,7 @@ from runtime.record_indices import (
 )
 from runtime.settings import Settings
 from schemas.messages import DriftReport, InferenceRequest, InferenceResponse, OutlierVerdict
+from tests.servers.record_bench import Store
 
 Use = Callable[[AsyncElasticsearch], Awaitable[None]]
 
@@ -60,16 +60,16 @@ def test_every_field_of_a_message_that_is_stored_is_mapped(kind: str, field: str
     assert set(model.model_fields) - left_out <= set(mapped)
 
 
-def test_templates_can_be_applied_again_and_are_found(embedded: EmbeddedServers) -> None:
+def test_templates_can_be_applied_again_and_are_found(store: Store) -> None:
     async def use(client: AsyncElasticsearch) -> None:
         for _ in range(2):
             assert "modelwatch-inferences-*" in (await apply_templates(client))[0]
         assert await templates_are_there(client)
 
-    with_store(embedded.elasticsearch, use)
+    with_store(store.url, use)
 
 
-def test_an_unknown_field_is_refused_at_every_level(embedded: EmbeddedServers, unique: str) -> None:
+def test_an_unknown_field_is_refused_at_every_level(store: Store, unique: str) -> None:
     async def use(client: AsyncElasticsearch) -> None:
         await apply_templates(client)
         index = f"modelwatch-inferences-{unique}"
@@ -79,10 +79,10 @@ def test_an_unknown_field_is_refused_at_every_level(embedded: EmbeddedServers, u
                 await client.index(index=index, id="2", document=document)
         await client.indices.delete(index=index)
 
-    with_store(embedded.elasticsearch, use)
+    with_store(store.url, use)
 
 
-def test_a_store_that_is_away_is_waited_for(embedded: EmbeddedServers) -> None:
+def test_a_store_that_is_away_is_waited_for() -> None:
     async def use(client: AsyncElasticsearch) -> None:
         with pytest.raises(TransientError, match="does not answer"):
             await templates_are_there(client)

@@ -7,19 +7,18 @@ from typing import Any
 import pytest
 
 from runtime.elasticsearch_sink import client_from_settings
-from runtime.embedded import EmbeddedServers
 from runtime.errors import ConfigurationError
 from runtime.record_indices import apply_templates, templates_are_there
 from runtime.settings import Settings
 from runtime.tls import server_context
 from tests.servers.certificates import Authority
 from tests.servers.flaky_store import FlakyStore
-from tests.servers.record_bench import bench, run
+from tests.servers.record_bench import Store, bench, run
 
 
-def test_writing_twice_has_the_effect_of_writing_once(embedded: EmbeddedServers, unique: str) -> None:
+def test_writing_twice_has_the_effect_of_writing_once(store: Store, unique: str) -> None:
     async def test() -> None:
-        async with bench(embedded.elasticsearch, unique) as made:
+        async with bench(store.url, unique) as made:
             for _ in range(2):
                 await made.sink.write(made.numbers(10))
             assert await made.stored() == {str(number): {"number": number} for number in range(10)}
@@ -28,9 +27,9 @@ def test_writing_twice_has_the_effect_of_writing_once(embedded: EmbeddedServers,
     run(test())
 
 
-def test_partial_updates_of_two_writers_merge(embedded: EmbeddedServers, unique: str) -> None:
+def test_partial_updates_of_two_writers_merge(store: Store, unique: str) -> None:
     async def test() -> None:
-        async with bench(embedded.elasticsearch, unique) as made:
+        async with bench(store.url, unique) as made:
             ids = [str(number) for number in range(200)]
             await asyncio.gather(
                 made.sink.write([made.record(id, {"response": {"label": "truck"}}) for id in ids]),
@@ -42,9 +41,9 @@ def test_partial_updates_of_two_writers_merge(embedded: EmbeddedServers, unique:
     run(test())
 
 
-def test_mode_index_replaces_the_document(embedded: EmbeddedServers, unique: str) -> None:
+def test_mode_index_replaces_the_document(store: Store, unique: str) -> None:
     async def test() -> None:
-        async with bench(embedded.elasticsearch, unique) as made:
+        async with bench(store.url, unique) as made:
             await made.sink.write([made.record("a", {"number": 1, "name": "first"})])
             await made.sink.write([made.record("a", {"number": 2}, mode="index")])
             assert await made.stored() == {"a": {"number": 2}}
@@ -52,9 +51,9 @@ def test_mode_index_replaces_the_document(embedded: EmbeddedServers, unique: str
     run(test())
 
 
-def test_json_given_as_bytes_may_span_lines(embedded: EmbeddedServers, unique: str) -> None:
+def test_json_given_as_bytes_may_span_lines(store: Store, unique: str) -> None:
     async def test() -> None:
-        async with bench(embedded.elasticsearch, unique) as made:
+        async with bench(store.url, unique) as made:
             pretty = b'{\r\n  "number": 1,\n  "name": "two\\nlines"\n}\n'
             await made.sink.write([made.record("a", pretty), made.record("b", pretty, mode="index")])
             assert await made.stored() == {id: {"number": 1, "name": "two\nlines"} for id in "ab"}
@@ -62,9 +61,9 @@ def test_json_given_as_bytes_may_span_lines(embedded: EmbeddedServers, unique: s
     run(test())
 
 
-def test_a_document_that_breaks_the_mapping_is_rejected_and_only_it(embedded: EmbeddedServers, unique: str) -> None:
+def test_a_document_that_breaks_the_mapping_is_rejected_and_only_it(store: Store, unique: str) -> None:
     async def test() -> None:
-        async with bench(embedded.elasticsearch, unique) as made:
+        async with bench(store.url, unique) as made:
             bad = [made.record("unknown", {"colour": "red"}), made.record("type", {"number": "many"})]
             await made.sink.write([*made.numbers(5), *bad, made.record("last", {"number": 9})])
             assert set(await made.stored()) == {"0", "1", "2", "3", "4", "last"}
@@ -77,9 +76,9 @@ def test_a_document_that_breaks_the_mapping_is_rejected_and_only_it(embedded: Em
     run(test())
 
 
-def test_a_document_that_is_no_json_is_rejected_and_only_it(embedded: EmbeddedServers, unique: str) -> None:
+def test_a_document_that_is_no_json_is_rejected_and_only_it(store: Store, unique: str) -> None:
     async def test() -> None:
-        async with bench(embedded.elasticsearch, unique) as made:
+        async with bench(store.url, unique) as made:
             await made.sink.write([made.record("bad", {"name": "\ud800"}), made.record("good", {"number": 1})])
             assert await made.stored() == {"good": {"number": 1}}
             assert [id for id, _ in made.rejected] == ["bad"]
@@ -101,7 +100,7 @@ def test_a_missing_authority_file_is_refused_with_the_remedy(tmp_path: Path) -> 
 
 
 def test_a_store_with_tls_and_a_key_is_served_and_one_that_refuses_us_is_a_wrong_setting(
-    embedded: EmbeddedServers, tmp_path: Path
+    store: Store, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path / "right")
     issued = authority.issue("store")
@@ -122,8 +121,8 @@ def test_a_store_with_tls_and_a_key_is_served_and_one_that_refuses_us_is_a_wrong
             await client.close()
 
     async def test() -> None:
-        async with FlakyStore(embedded.elasticsearch, tls, "a2V5") as store:
-            assert await ready(store.url)
+        async with FlakyStore(store.url, tls, "a2V5") as guarded:
+            assert await ready(guarded.url)
             other = Authority(tmp_path / "other").certificate
             for changes, named in (
                 ({"elasticsearch_api_key": "b3RoZXI="}, "MODELWATCH_ELASTICSEARCH_API_KEY"),
@@ -132,7 +131,7 @@ def test_a_store_with_tls_and_a_key_is_served_and_one_that_refuses_us_is_a_wrong
             ):
                 for apply in (True, False):
                     with pytest.raises(ConfigurationError, match=named) as error:
-                        await ready(store.url, apply, **changes)
+                        await ready(guarded.url, apply, **changes)
                     assert "b3RoZXI" not in str(error.value)
 
     run(test())

@@ -24,7 +24,8 @@ from schemas.acls import PRINCIPALS, SETUP, rights
 from schemas.topics import TOPICS
 from tests.conftest import missing
 from tests.deployment.compose import PROJECT, SERVICES, load_compose
-from tests.servers.kafka_artifacts import MissingServerError, strimzi_libraries
+from tests.servers.kafka_artifacts import strimzi_libraries
+from tests.servers.maven import MissingServerError
 
 CORE_SCHEMAS = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema" / "v1.34.0-local-strict"
 """What Kubernetes 1.34 takes, and not a field more."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.servers.kafka_artifacts import MissingServerError
+from tests.servers.maven import MissingServerError
 from tests.servers.prometheus import Prometheus
 
 

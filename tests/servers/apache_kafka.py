@@ -1,11 +1,8 @@
 """Apache Kafka on this machine: nodes in KRaft mode that are broker and controller, started in seconds."""
 
 import base64
-import contextlib
-import signal
 import socket
 import subprocess
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +11,11 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from runtime.embedded import dying_with_parent, free_ports
+from runtime.embedded import free_ports
 from schemas.topics import MAX_MESSAGE_BYTES, MIB
+from tests.servers.server_process import START_SECONDS, ServerProcess
 
 HOST = "127.0.0.1"
-START_SECONDS = 60.0
-STOP_SECONDS = 10.0
 JVM = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]
 """A small heap and the quick compiler only: a test's broker lives for minutes."""
 
@@ -63,7 +59,7 @@ class Node:
         return cls(1, (client, internal, controller), {1: controller})
 
 
-class ApacheKafka:
+class ApacheKafka(ServerProcess):
     """A broker that can be stopped, killed and started again on its data and its ports.
 
     Clients use the listener CLIENT. The broker's own traffic and the readiness check use listeners of their own, so
@@ -81,6 +77,7 @@ class ApacheKafka:
     """
 
     name = "apache"
+    title = "Apache Kafka"
 
     def __init__(
         self,
@@ -91,8 +88,7 @@ class ApacheKafka:
         format_arguments: Sequence[str] = (),
         node: Node | None = None,
     ) -> None:
-        self.folder = folder
-        self.logs = folder / "logs"
+        super().__init__(folder)
         self.node = node or Node.alone()
         self._client_port, self.internal_port, self.controller_port = self.node.ports
         self.port = self.node.advertised or self._client_port
@@ -101,7 +97,6 @@ class ApacheKafka:
         self._properties = dict(properties or {})
         self._format_arguments = list(format_arguments)
         self._ours = self._defaults()
-        self._child: subprocess.Popen[bytes] | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -126,64 +121,6 @@ class ApacheKafka:
         self._properties = dict(properties)
         self._ours = {}
 
-    def start(self, timeout: float = START_SECONDS) -> None:
-        """Start, on the data of an earlier run if there is any, and return when the broker answers.
-
-        Raises:
-            RuntimeError: it ended, or did not answer in time; names its logs and quotes their end.
-        """
-        self.launch()
-        self.wait(timeout)
-
-    def launch(self) -> None:
-        """Start; does not wait until it answers."""
-        if not (self.folder / "data").exists():
-            self._format()
-        with (self.logs / "console.log").open("ab") as output:
-            self._child = subprocess.Popen(
-                self._java("kafka.Kafka", str(self._configuration)),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=dying_with_parent(signal.SIGKILL),
-            )
-
-    def wait(self, timeout: float = START_SECONDS) -> None:
-        """Wait until it answers; raises as `start`."""
-        deadline = time.monotonic() + timeout
-        while not self._answers():
-            if self._child is None or self._child.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"Apache Kafka did not start; {self._last_words()}")
-            time.sleep(0.05)
-
-    def stop(self) -> None:
-        """Shut the broker down as an operator would; kill it if that takes longer than 10 s."""
-        if self._child is None:
-            return
-        self._child.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(STOP_SECONDS)
-        self.kill()
-
-    def kill(self) -> None:
-        """End the broker at once, as a crash of its machine would."""
-        if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-            self._child = None
-
-    def freeze(self) -> None:
-        """Let the broker do nothing, while its connections stay open and take in what is sent."""
-        if self._child is not None:
-            self._child.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """End `freeze`."""
-        if self._child is not None:
-            self._child.send_signal(signal.SIGCONT)
-
     @property
     def _configuration(self) -> Path:
         return self.folder / "server.properties"
@@ -192,7 +129,10 @@ class ApacheKafka:
         logging = f"-Dlog4j2.configurationFile=file:{self.folder / 'log4j2.properties'}"
         return ["java", *JVM, "-cp", f"{self._libraries}/*", logging, main, *arguments]
 
-    def _format(self) -> None:
+    def _command(self) -> list[str]:
+        return self._java("kafka.Kafka", str(self._configuration))
+
+    def _prepare(self) -> None:
         self.logs.mkdir(parents=True)
         (self.folder / "log4j2.properties").write_text(LOGGING.format(file=self.logs / "kafka.log"))
         lines = [f"{name}={value}\n" for name, value in (self._ours | self._properties).items()]
@@ -247,7 +187,3 @@ class ApacheKafka:
         except (OSError, KafkaException):
             return False
         return self.node.number in metadata.brokers
-
-    def _last_words(self) -> str:
-        lines = [line for file in sorted(self.logs.glob("*.log")) for line in file.read_text().splitlines()[-10:]]
-        return "\n".join([f"its logs are in {self.logs}:", *lines])

@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from aiohttp import ClientSession, web
@@ -80,7 +80,8 @@ class FlakyStore:
 
     async def _pass_on(self, request: web.Request, body: bytes) -> web.Response:
         url = self._target + request.path_qs
-        headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
+        # Elasticsearch wants the version that the client speaks in both, or in neither.
+        headers = {name: request.headers.get(name, "application/json") for name in ("Content-Type", "Accept")}
         async with self._session.request(request.method, url, data=body, headers=headers) as answer:
             content = {"Content-Type": answer.headers["Content-Type"]}
             return web.Response(status=answer.status, body=await answer.read(), headers=PRODUCT | content)
@@ -104,8 +105,10 @@ class FlakyStore:
         passed = [position for position, item in enumerate(items) if item is None]
         if passed:
             rest = b"".join(actions[position][0] + actions[position][1] for position in passed)
-            answer = orjson.loads((await self._pass_on(request, rest)).body)
-            for position, item in zip(passed, answer["items"], strict=True):
+            answer = await self._pass_on(request, rest)
+            if answer.status != 200:
+                return answer
+            for position, item in zip(passed, orjson.loads(cast(bytes, answer.body))["items"], strict=True):
                 items[position] = item
         return web.Response(
             body=orjson.dumps({"errors": True, "items": items}), headers=PRODUCT, content_type="application/json"

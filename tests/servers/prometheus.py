@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from runtime.embedded import dying_with_parent, free_ports
-from tests.servers.kafka_artifacts import MissingServerError
+from tests.servers.maven import MissingServerError
 
 PROJECT = Path(__file__).resolve().parents[2]
 RULES = PROJECT / "prometheus" / "rules"

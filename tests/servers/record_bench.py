@@ -1,8 +1,10 @@
 """A sink before a real record store, with what came out of it, for tests."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -23,6 +25,14 @@ MAPPING = {
     },
 }
 FAST = {"first_wait": 0.01, "max_wait": 0.05}
+
+
+@dataclass(frozen=True)
+class Store:
+    """A record store, and whether it is Elasticsearch itself or the embedded one."""
+
+    url: str
+    real: bool
 
 
 class Bench:
@@ -55,14 +65,21 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(url: str, index: str, **options: Any) -> AsyncIterator[Bench]:
-    """A sink to an index of that name with `MAPPING`."""
+async def client_of(url: str) -> AsyncIterator[AsyncElasticsearch]:
+    """A client as the agents have it."""
     client = client_from_settings(Settings(elasticsearch_url=url))
     try:
-        await client.indices.create(index=index, mappings=MAPPING)
-        yield Bench(client, index, **options)
+        yield client
     finally:
         await client.close()
+
+
+@asynccontextmanager
+async def bench(url: str, index: str, **options: Any) -> AsyncIterator[Bench]:
+    """A sink to an index of that name with `MAPPING`."""
+    async with client_of(url) as client:
+        await client.indices.create(index=index, mappings=MAPPING)
+        yield Bench(client, index, **options)
 
 
 @asynccontextmanager
@@ -70,6 +87,14 @@ async def flaky_bench(target: str, index: str, **options: Any) -> AsyncIterator[
     """The same, with a proxy between that fails on demand."""
     async with FlakyStore(target) as store, bench(store.url, index, **options) as made:
         yield store, made
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until it holds; an AssertionError after half a minute."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
