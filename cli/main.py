@@ -51,15 +51,18 @@ def setup() -> None:
     """Create the topics on the brokers and the index templates in the record store. Safe to repeat."""
     import asyncio
 
-    from runtime.kafka import create_topics
+    from runtime.kafka import cluster_topics, create_topics
     from runtime.record_indices import setup_record_store
     from runtime.settings import Settings, read_settings
+    from runtime.topic_check import topic_problems
 
     settings = read_settings(Settings)
     created = create_topics(settings)
     typer.echo(
         f"{settings.kafka_bootstrap_servers}: " + (f"created {', '.join(created)}" if created else "nothing to do")
     )
+    for problem in topic_problems(cluster_topics(settings), settings.kafka_partitions):
+        typer.echo(f"note: {problem}", err=True)
     applied = asyncio.run(setup_record_store(settings))
     typer.echo(f"{settings.elasticsearch_url}: {', '.join(applied)}")
 

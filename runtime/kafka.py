@@ -11,6 +11,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from runtime.errors import ConfigurationError, TransientError
 from runtime.logging import get_logger
 from runtime.settings import Settings
+from runtime.topic_check import check_joined
 from schemas.topics import MAX_MESSAGE_BYTES, MIB, topic_configs
 
 log = get_logger(__name__)
@@ -149,12 +150,7 @@ def create_topics(settings: Settings, timeout: float = 10.0) -> list[str]:
     ]
     created = _create(AdminClient(client_config(settings)), missing) if missing else []
     found = _topics_when_known(settings, {topic.name for topic, _ in wanted}, timeout)
-    joined = {topic.name: found[topic.name] for topic, _ in wanted if topic.joined}
-    if len(set(joined.values())) > 1:
-        raise ConfigurationError(
-            f"these topics are joined by key and must have the same number of partitions: {joined}; "
-            "create the smaller ones anew or add partitions to them"
-        )
+    check_joined(found)
     return created
 
 
@@ -197,6 +193,20 @@ def cluster_topics(settings: Settings, timeout: float = 10.0) -> dict[str, int]:
             "is KAFKA_BOOTSTRAP_SERVERS right and the broker up?"
         ) from failure
     return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+
+
+def is_member(settings: Settings, group: str, timeout: float = 5.0) -> bool:
+    """Whether the group's coordinator counts this instance, by its static name, among the members of a group.
+
+    Raises:
+        TransientError: it cannot say.
+    """
+    admin = AdminClient(client_config(settings))
+    try:
+        described = admin.describe_consumer_groups([group], request_timeout=timeout)[group].result()
+    except KafkaException as failure:
+        raise TransientError(f"group {group} cannot be described: {failure.args[0].str()}") from failure
+    return any(member.group_instance_id == f"{group}-{settings.instance}" for member in described.members)
 
 
 class DeliveryGuard:
