@@ -24,6 +24,7 @@ CHECKSUM_LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>[^\\]+)")
 """A line that `sha256sum` writes; names with a backslash or a line break, which it escapes, are not accepted."""
 YAML_SLIPS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """What PyYAML lets through of values that do not fit their tag, such as the date 2026-99-99, and of deep nesting."""
+MAX_DEPTH = 50
 MAX_PROBLEMS = 10
 """Of a `model.yaml`, told at once."""
 
@@ -121,9 +122,23 @@ def read_spec(file: Path) -> ModelSpec:
         raise ConfigurationError(f"{file} is not a valid model specification: {_one_line(error)}") from None
 
 
+class _ShallowLoader(yaml.SafeLoader):
+    """PyYAML takes seconds for a thousand levels, which no specification has."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
 def _read_yaml(file: Path) -> Any:
     try:
-        return yaml.safe_load(file.read_bytes())
+        return yaml.load(file.read_bytes(), _ShallowLoader)  # noqa: S506 - it is a SafeLoader
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, *YAML_SLIPS) as error:
