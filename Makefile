@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test testall lint documents bench reliability soak lock audit sbom clean
+.PHONY: help install demo up test testall lint documents bench reliability soak fuzz lock audit sbom clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -65,6 +65,14 @@ MINUTES ?= 20
 soak: $(STAMP) ## Random faults under load for MINUTES=20; tables go to docs/reliability.md
 	$(BIN)/python -m tests.faults.run --minutes $(MINUTES) --output bench/soak.json
 	$(BIN)/python -m tests.faults.table
+
+SECONDS ?= 60
+FUZZ_TARGETS ?= requests png pairs feedback questions features model_yaml checksums http
+fuzz: $(STAMP) ## Fuzz each reader of foreign bytes for SECONDS=60, guided by coverage (Linux, Python 3.11)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python atheris==3.0.0
+	@for target in $(FUZZ_TARGETS); do \
+		echo "== $$target"; $(BIN)/python -m tests.fuzz.run $$target --seconds $(SECONDS) || exit 1; \
+	done
 
 COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --universal --python-version 3.10
 BLOCKS = awk '/^[a-z]/ { keep = $$0 ~ pattern } keep'

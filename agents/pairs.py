@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.messages import InferencePair, Outcome
+from schemas.messages import ImageDtype, InferencePair, Outcome
 from schemas.model_spec import ModelSpec
 from schemas.pairs import read_pair
 from schemas.refusal import Reason, Refusal
+
+SLACK = 2e-6
+"""How far outside 0..1 rounding may carry a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,9 @@ def read_pairs(
     for message in messages:
         try:
             pair = read_pair(message.value)
+            if pair.response.model != pair.request.model:
+                found = f"response.model is {pair.response.model[:64]!r}"
+                raise Refusal(Reason.INVALID_FIELD, f"{found}, request.model {pair.request.model[:64]!r}: one answers")
             if (spec := specs.get(pair.request.model)) is not None:
                 _check(pair, spec)
         except Refusal as refusal:
@@ -77,9 +83,11 @@ def _group(model: str, dtype: str, pairs: list[InferencePair], rows: list[int]) 
 
 
 def _check(pair: InferencePair, spec: ModelSpec) -> None:
-    shape, answer = pair.request.image.shape, pair.response
+    image, shape, answer = pair.request.image, pair.request.image.shape, pair.response
     if shape != spec.input.shape:
         raise Refusal(Reason.WRONG_SHAPE, f"request.image.shape is {shape}; {spec.name} takes {spec.input.shape}")
+    if image.dtype is ImageDtype.FLOAT32:
+        _check_range("request.image", np.frombuffer(image.data, "<f4"))
     if answer.outcome is not Outcome.OK:
         return
     if len(answer.probabilities or ()) != len(spec.classes):
@@ -88,3 +96,18 @@ def _check(pair: InferencePair, spec: ModelSpec) -> None:
             f"response.probabilities has {len(answer.probabilities or ())} numbers; {spec.name} has "
             f"{len(spec.classes)} classes",
         )
+    if answer.probabilities is None:
+        return
+    _check_range("response.probabilities", answer.probabilities)
+    if answer.predicted is not None and not 0 <= answer.predicted < len(spec.classes):
+        raise Refusal(
+            Reason.OUT_OF_RANGE,
+            f"response.predicted is {answer.predicted}; {spec.name} has classes 0 to {len(spec.classes) - 1}",
+        )
+
+
+def _check_range(field: str, numbers: Sequence[float] | NDArray[np.float32]) -> None:
+    """Refuse what is not in 0..1, or NaN: scores and distances of it are no numbers, either."""
+    low, high = (numbers.min(), numbers.max()) if isinstance(numbers, np.ndarray) else (min(numbers), max(numbers))
+    if not (low >= -SLACK and high <= 1 + SLACK):
+        raise Refusal(Reason.OUT_OF_RANGE, f"{field} holds numbers from {low:g} to {high:g}; each is in 0..1")

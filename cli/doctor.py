@@ -16,6 +16,7 @@ from runtime.errors import ModelwatchError
 from runtime.kafka import cluster_topics
 from runtime.model_folder import load_model_folders
 from runtime.settings import Settings, read_settings
+from runtime.topic_check import topic_problems
 from schemas.topics import TOPICS
 
 NEEDED_GIB = 2.0
@@ -48,8 +49,8 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     yield _embedded()
     yield from _ports()
     yield _models(settings)
-    yield _attempt("broker", _broker, settings, "start one with `modelwatch up`, or set KAFKA_BOOTSTRAP_SERVERS")
-    yield _attempt("record store", _store, settings, "start one with `modelwatch up`, or set ELASTICSEARCH_URL")
+    yield from _attempt("broker", _broker, settings, "start one with `modelwatch up`, or set KAFKA_BOOTSTRAP_SERVERS")
+    yield from _attempt("record store", _store, settings, "start one with `modelwatch up`, or set ELASTICSEARCH_URL")
 
 
 def _python() -> Finding:
@@ -90,27 +91,33 @@ def _models(settings: Settings) -> Finding:
     return Finding("models", True, f"{', '.join(sorted(folders))}: checksums agree")
 
 
-def _attempt(check: str, call: Callable[[Settings], Finding], settings: Settings, remedy: str) -> Finding:
+def _attempt(
+    check: str, call: Callable[[Settings], Iterator[Finding]], settings: Settings, remedy: str
+) -> Iterator[Finding]:
     """A server that is not running yet is worth a note, not a failure: `up` brings its own."""
     try:
-        return call(settings)
+        yield from call(settings)
     except (ModelwatchError, urllib3.exceptions.HTTPError) as error:
-        return Finding(check, None, str(error).splitlines()[0][:160], remedy)
+        yield Finding(check, None, str(error).splitlines()[0][:160], remedy)
 
 
-def _broker(settings: Settings) -> Finding:
+def _broker(settings: Settings) -> Iterator[Finding]:
     topics = cluster_topics(settings, timeout=3)
-    missing = [topic.name for topic in TOPICS if topic.name not in topics]
-    found = f"{settings.kafka_bootstrap_servers} answers"
-    if missing:
-        return Finding("broker", False, f"{found}; {len(missing)} topics are missing", "run `modelwatch setup`")
-    return Finding("broker", True, f"{found}; all topics exist")
+    yield Finding("broker", True, f"{settings.kafka_bootstrap_servers} answers")
+    if not any(topic.name in topics for topic in TOPICS):
+        yield Finding("topics", False, "none of ours exists", "create them with `modelwatch setup`")
+        return
+    problems = topic_problems(topics, settings.kafka_partitions)
+    for problem in problems:
+        yield Finding("topics", False if problem.fatal else None, problem.found_text, problem.remedy)
+    if not problems:
+        yield Finding("topics", True, "all exist")
 
 
-def _store(settings: Settings) -> Finding:
+def _store(settings: Settings) -> Iterator[Finding]:
     key, authority = settings.elasticsearch_api_key, settings.elasticsearch_ca_certs
     pool = urllib3.PoolManager(ca_certs=str(authority) if authority else None)
     headers = {"Authorization": f"ApiKey {key.get_secret_value()}"} if key else {}
     response = pool.request("GET", settings.elasticsearch_url, headers=headers, timeout=3, retries=False)
     found = f"{settings.elasticsearch_url} answers {response.status}"
-    return Finding("record store", response.status < 400, found, "check MODELWATCH_ELASTICSEARCH_API_KEY")
+    yield Finding("record store", response.status < 400, found, "check MODELWATCH_ELASTICSEARCH_API_KEY")

@@ -9,9 +9,10 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 
 from runtime.acls import create_acls
 from runtime.errors import TransientError
-from runtime.kafka import create_topics
+from runtime.kafka import cluster_topics, create_topics
 from runtime.record_indices import setup_record_store
 from runtime.settings import Settings, read_settings
+from runtime.topic_check import topic_problems
 
 T = TypeVar("T")
 
@@ -28,6 +29,8 @@ def run_setup(principal: str | None, wait: float) -> None:
     typer.echo(
         f"{settings.kafka_bootstrap_servers}: " + (f"created {', '.join(created)}" if created else "nothing to do")
     )
+    for problem in topic_problems(cluster_topics(settings), settings.kafka_partitions):
+        typer.echo(f"note: {problem}", err=True)
     if principal is not None:
         count = create_acls(settings, principal)
         typer.echo(f"{settings.kafka_bootstrap_servers}: {count} rights are set")

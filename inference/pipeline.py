@@ -20,12 +20,16 @@ from runtime import kafka
 from runtime.errors import ConfigurationError, FatalError, TransientError
 from runtime.logging import get_logger
 from runtime.metrics import WorkerMetrics
+from runtime.topic_check import check_topics
 from schemas.pairs import PairWriter
-from schemas.topics import REQUESTS
+from schemas.topics import DEAD_LETTERS, PAIRS, REQUESTS
 
 log = get_logger(__name__)
 
 REVOKE_SECONDS = 20.0
+TOPICS_SECONDS = 5.0
+REFRESH_MS = 10_000
+GONE = {KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART}
 STOP_SECONDS = 5.0
 POLL_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
@@ -65,6 +69,7 @@ class Pipeline:
         self._error_log_due = 0.0
         self._lag_due = 0.0
         self._refused_credentials: KafkaError | None = None
+        self._gone: KafkaError | None = None
         self._publisher = Publisher(
             kafka.producer(
                 settings,
@@ -83,6 +88,7 @@ class Pipeline:
             error_cb=self._on_client_error,
             **{
                 "session.timeout.ms": settings.session_timeout_ms,
+                "topic.metadata.refresh.interval.ms": REFRESH_MS,  # how soon a deleted topic is seen
                 "heartbeat.interval.ms": min(3_000, settings.session_timeout_ms // 3),
             },
         )
@@ -91,12 +97,13 @@ class Pipeline:
         """Work until `stopping` is set, then finish what is in hand.
 
         Raises:
-            TransientError: start a new pipeline.
+            TransientError: start a new pipeline; also while a topic is missing.
             FatalError: stop the process.
         """
         try:
             if not self._publisher.start(partial(self._goes_on, stopping)):
                 return
+            check_topics(kafka.cluster_topics(self._settings, TOPICS_SECONDS), (REQUESTS, PAIRS, DEAD_LETTERS))
             self._consumer.subscribe(
                 [REQUESTS.name], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
@@ -126,6 +133,8 @@ class Pipeline:
 
     def _turn(self, stopping: threading.Event) -> None:
         self._publisher.check()
+        if self._gone is not None:
+            raise TransientError(f"a topic or its partitions are gone: {self._gone.str()}")
         # Partitions may come and go inside this call: librdkafka then takes what was of the revoked ones off the list.
         messages = self._consumer.consume(self._fetch_size, self._settings.max_wait_seconds)
         received_at = time.time()
@@ -166,6 +175,8 @@ class Pipeline:
     def _on_client_error(self, error: KafkaError) -> None:
         if kafka.refused(error):
             self._refused_credentials = error
+        elif error.code() in GONE:
+            self._gone = error
         elif time.monotonic() >= self._error_log_due:
             self._error_log_due = time.monotonic() + ERROR_LOG_SECONDS
             log.warning("kafka_client", error=error.str())

@@ -1,18 +1,20 @@
 """The process of an agent: health, servers, Faust and its pipelines, from the first signal to the last commit."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from elasticsearch import AsyncElasticsearch
 from runtime import kafka
 from runtime.batches import Pipeline, Stage
 from runtime.elasticsearch_sink import OnRejected, RecordSink, client_from_settings
-from runtime.errors import TransientError
+from runtime.errors import FatalError, ModelwatchError, TransientError
 from runtime.faust_app import create_app, end_process, raw_topic
 from runtime.health import Health, HttpServer
 from runtime.logging import get_logger
@@ -21,6 +23,7 @@ from runtime.record_indices import templates_are_there
 from runtime.results import DeadLetters, Results
 from runtime.settings import AgentSettings
 from runtime.tls import server_context
+from runtime.topic_check import check_topics
 from schemas.topics import Topic
 
 log = get_logger(__name__)
@@ -29,10 +32,14 @@ TENSORFLOW = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 """What it reads when an agent that needs it imports it."""
 WAIT_SECONDS = 1.0
 WATCH_SECONDS = 1.0
+TOPICS_SECONDS = 5.0
+"""Between two looks at whether the topics are still there; the second that misses one ends the process."""
 LOOP_MAX_AGE = 30.0
 MEMBER_MAX_AGE = 180.0
 PROGRESS_MAX_AGE = 600.0
 """A lag without any batch in hand for this long is a stuck consumer. A batch that waits for a server is in hand."""
+END_SECONDS = 2.0
+EXPIRY_SECONDS = 10.0
 FINISH_SECONDS = 4.0
 COMMIT_SECONDS = 1.5
 STOP_SECONDS = 2.0
@@ -123,6 +130,8 @@ class AgentProcess:
         self._epoch = 0
         self._shown: set[Any] = set()
         self._uncommitted: dict[Any, int] = {}
+        self._missing: set[str] = set()
+        self._began = time.monotonic()
 
     def run(self) -> None:
         """Serve until stopped.
@@ -160,9 +169,11 @@ class AgentProcess:
         app = create_app(settings, self._group, 2 * settings.batch_size, settings.session_timeout_ms / 1000)
         letters = DeadLetters(results, self._metrics, self._name)
         context = Context(settings, app, results, letters, store, self._metrics)
+        app.on_fatal = partial(self._end, agent)
         agent.wire(context)
         await app.start()
         context.every(WATCH_SECONDS, lambda: self._watch(context))
+        context.every(TOPICS_SECONDS, lambda: self._watch_topics(agent))
         await stopping.wait()
         for task in context.timers:
             task.cancel()
@@ -178,7 +189,9 @@ class AgentProcess:
         while not stopping.is_set():
             try:
                 await self._check_servers(agent, store)
-                return True
+                if not said or not await self._is_remembered():
+                    return True
+                raise TransientError("the consumer group remembers this instance from before; it joins anew")
             except TransientError as error:
                 if str(error) != said:
                     log.warning("waiting_for_servers", reason=str(error))
@@ -188,10 +201,16 @@ class AgentProcess:
             await asyncio.sleep(WAIT_SECONDS)
         return False
 
+    async def _is_remembered(self) -> bool:
+        """Whether a static member of our name has not expired yet: it would be given the partitions that it had, and
+        those were dealt out while topics were missing. Not asked for longer than brokers may remember it."""
+        if time.monotonic() > self._began + self._settings.session_timeout_ms / 1000 + EXPIRY_SECONDS:
+            return False
+        return await asyncio.to_thread(kafka.is_member, self._settings, self._group)
+
     async def _check_servers(self, agent: Agent, store: AsyncElasticsearch) -> None:
         found = await asyncio.to_thread(kafka.cluster_topics, self._settings, 5.0)
-        if missing := sorted({topic.name for topic in agent.topics} - found.keys()):
-            raise TransientError(f"topics are missing: {', '.join(missing)}; create them with `modelwatch setup`")
+        check_topics(found, agent.topics)
         if not await templates_are_there(store):
             raise TransientError("the record store lacks our index templates; put them there with `modelwatch setup`")
         self._health.ready("elasticsearch", True)
@@ -212,6 +231,31 @@ class AgentProcess:
             self._metrics.consumer_lag.labels(tp.topic, str(tp.partition)).set(lag)
         self._shown = set(lags)
         self._beat_progress(context, sum(lags.values()))
+
+    async def _watch_topics(self, agent: Agent) -> None:
+        """End when a topic was deleted: a consumer would wait in silence, and take a new topic's offsets for old.
+
+        Raises:
+            FatalError: it was missing the last time, too; the next process waits for it before it reads.
+        """
+        try:
+            found = await asyncio.to_thread(kafka.cluster_topics, self._settings, 5.0)
+        except TransientError:
+            return  # brokers that are away have deleted nothing
+        missing = {topic.name for topic in agent.topics} - found.keys()
+        self._health.ready("topics", not missing, _deleted(missing) if missing else "")
+        if missing & self._missing:
+            raise FatalError(_deleted(missing))
+        if missing:
+            log.warning("topics_missing", reason=_deleted(missing))
+        self._missing = missing
+
+    def _end(self, agent: Agent, reason: BaseException) -> None:
+        """End the process at once, and tell the true reason if it is a deleted topic: aiokafka only asserts."""
+        missing: set[str] = set()
+        with contextlib.suppress(ModelwatchError):  # then the reason given is the one
+            missing = {topic.name for topic in agent.topics} - kafka.cluster_topics(self._settings, END_SECONDS).keys()
+        end_process(FatalError(_deleted(missing)) if missing else reason)
 
     def _count_assignments(self, epoch: int) -> None:
         self._metrics.assignments.inc(epoch - self._epoch)
@@ -245,3 +289,7 @@ class AgentProcess:
                 log.warning("stop_step_took_too_long", seconds=time.monotonic() - began)
         await asyncio.to_thread(context.results.close)
         await context.store.close()
+
+
+def _deleted(topics: set[str]) -> str:
+    return f"topics were deleted: {', '.join(sorted(topics))}; create them with `modelwatch setup`"

@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from runtime.errors import ConfigurationError, TransientError
 from runtime.logging import get_logger
 from runtime.settings import Settings
+from runtime.topic_check import check_joined
 from schemas.topics import MAX_MESSAGE_BYTES, MIB, topic_configs
 
 log = get_logger(__name__)
@@ -179,12 +180,7 @@ def create_topics(settings: Settings, timeout: float = 10.0) -> list[str]:
     ]
     created = _create(admin(settings), missing) if missing else []
     found = _topics_when_known(settings, {topic.name for topic, _ in wanted}, timeout)
-    joined = {topic.name: found[topic.name] for topic, _ in wanted if topic.joined}
-    if len(set(joined.values())) > 1:
-        raise ConfigurationError(
-            f"these topics are joined by key and must have the same number of partitions: {joined}; "
-            "create the smaller ones anew or add partitions to them"
-        )
+    check_joined(found)
     return created
 
 
@@ -240,6 +236,19 @@ def _metadata(client: AdminClient, timeout: float, hopeless: Callable[[], bool])
             if hopeless() or patience >= left:
                 raise
     raise AssertionError  # the last piece is endless
+
+
+def is_member(settings: Settings, group: str, timeout: float = 5.0) -> bool:
+    """Whether the group's coordinator counts this instance, by its static name, among the members of a group.
+
+    Raises:
+        TransientError: it cannot say.
+    """
+    try:
+        described = admin(settings).describe_consumer_groups([group], request_timeout=timeout)[group].result()
+    except KafkaException as failure:
+        raise TransientError(f"group {group} cannot be described: {failure.args[0].str()}") from failure
+    return any(member.group_instance_id == f"{group}-{settings.instance}" for member in described.members)
 
 
 class DeliveryGuard:

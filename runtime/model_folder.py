@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from runtime.errors import ConfigurationError
 from schemas.model_spec import ModelSpec
+from schemas.payloads.body import brief
 
 SPEC_FILE = "model.yaml"
 CHECKSUMS_FILE = "checksums.txt"
@@ -20,6 +22,11 @@ REPORT_FILE = "report.json"
 CHUNK_BYTES = 1 << 20
 CHECKSUM_LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>[^\\]+)")
 """A line that `sha256sum` writes; names with a backslash or a line break, which it escapes, are not accepted."""
+YAML_SLIPS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What PyYAML lets through of values that do not fit their tag, such as the date 2026-99-99, and of deep nesting."""
+MAX_DEPTH = 50
+MAX_PROBLEMS = 10
+"""Of a `model.yaml`, told at once."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +117,33 @@ def read_spec(file: Path) -> ModelSpec:
         ConfigurationError: in one line, each field that is wrong, why, and the value found.
     """
     try:
-        content = yaml.safe_load(file.read_bytes())
-        return ModelSpec.model_validate(content)
-    except OSError as error:
-        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+        return ModelSpec.model_validate(_read_yaml(file))
     except ValidationError as error:
         raise ConfigurationError(f"{file} is not a valid model specification: {_one_line(error)}") from None
+
+
+class _ShallowLoader(yaml.SafeLoader):
+    """PyYAML takes seconds for a thousand levels, which no specification has."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+def _read_yaml(file: Path) -> Any:
+    try:
+        return yaml.load(file.read_bytes(), _ShallowLoader)  # noqa: S506 - it is a SafeLoader
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, *YAML_SLIPS) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ConfigurationError(f"{file} is not valid YAML: {reason}") from error
 
 
 def read_checksums(folder: Path) -> dict[str, str]:
@@ -195,9 +221,10 @@ def _check(file: Path, expected: str) -> None:
 
 def _inside(folder: Path, name: str) -> Path:
     """The resolved path of `name` in `folder`; symbolic links are followed before it is judged."""
-    pure, resolved = PurePosixPath(name), (folder / name).resolve()
+    pure = PurePosixPath(name)
     clean = name.isprintable() and "\\" not in name and not pure.is_absolute() and ".." not in pure.parts
-    if not clean or not resolved.is_relative_to(folder.resolve()):
+    resolved = (folder / name).resolve() if clean else None
+    if resolved is None or not resolved.is_relative_to(folder.resolve()):
         raise ConfigurationError(
             f"{name!r} in {folder} leads out of the model's folder or is not a plain name; "
             "every file of a model lies in its own folder"
@@ -207,8 +234,9 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _one_line(error: ValidationError) -> str:
     problems = []
-    for problem in error.errors(include_url=False):
+    for problem in error.errors(include_url=False)[:MAX_PROBLEMS]:
         field = ".".join(str(part) for part in problem["loc"]) or "the whole file"
-        found = "" if problem["type"] == "missing" else f" (found {str(problem['input'])[:80]!r})"
+        found = "" if problem["type"] == "missing" else f" (found {brief(problem['input'])})"
         problems.append(f"{field}: {problem['msg']}{found}")
-    return "; ".join(problems)
+    more = error.error_count() - len(problems)
+    return "; ".join(problems) + (f"; and {more} more" if more else "")

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     kafka_replication_factor: int = Field(1, ge=1)
     """Copies of each partition that `modelwatch setup` asks for. Production: 3."""
     kafka_partitions: int = Field(4, ge=1)
-    """Partitions of each topic that `modelwatch setup` creates."""
+    """Partitions of each topic that `modelwatch setup` creates, and the fewest that `modelwatch doctor` expects."""
 
     elasticsearch_url: str = Field("http://127.0.0.1:9200", validation_alias=_either("ELASTICSEARCH_URL"))
     """Record store."""

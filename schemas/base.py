@@ -8,6 +8,8 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 
 MAX_ID_LENGTH = 256
 MAX_ATTRIBUTES = 16
+MAX_INTEGER = 2**63 - 1
+"""What Kafka, the record store and most readers of JSON hold; pydantic reads any number of digits."""
 
 
 def _decode_base64(value: Any) -> Any:
@@ -28,7 +30,10 @@ RequestId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Attributes = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]], Field(max_length=MAX_ATTRIBUTES)
 ]
-Timestamp = AwareDatetime
+_FIRST = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_LAST = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=timezone.utc)
+Timestamp = Annotated[AwareDatetime, Field(ge=_FIRST, le=_LAST)]
+"""From 1970 to 9999 in UTC: outside, moments overflow in other time zones, and windows have no number."""
 
 
 class Contract(BaseModel):
@@ -40,7 +45,7 @@ class Contract(BaseModel):
 class Message(Contract):
     """Base of the messages: a `Contract` with a schema version, which readers of every later version still accept."""
 
-    schema_version: int = Field(1, ge=1, description="Version of this message's schema")
+    schema_version: int = Field(1, ge=1, le=MAX_INTEGER, description="Version of this message's schema")
 
 
 def utc_now() -> datetime:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import Attributes, Base64Bytes, Contract, Message, RequestId, Timestamp
+from schemas.base import MAX_INTEGER, Attributes, Base64Bytes, Contract, Message, RequestId, Timestamp
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Matrix = tuple[tuple[int, ...], ...]
@@ -79,14 +79,16 @@ class InferenceResponse(Message):
     model_version: str
     weights_sha256: str
     probabilities: tuple[float, ...] | None = Field(None, description="One a class, in the order of the model's labels")
-    predicted: int | None = Field(None, description="Index of the most probable class")
+    predicted: int | None = Field(None, le=MAX_INTEGER, description="Index of the most probable class")
     label: str | None = None
     confidence: Probability | None = Field(None, description="Probability of the predicted class")
     value: float | None = Field(
         None, ge=-LARGEST, le=LARGEST, description="A regression model's answer, in the unit that its one label names"
     )
     timings: Timings
-    batch_size: int = Field(ge=0, description="Images computed together, padding excluded; 0 if expired")
+    batch_size: int = Field(
+        ge=0, le=MAX_INTEGER, description="Images computed together, padding excluded; 0 if expired"
+    )
     device: str
     answered_at: Timestamp
 
@@ -163,8 +165,8 @@ class OutlierVerdict(Message):
 class LogPosition(Contract):
     """Where a message stands in its topic."""
 
-    partition: int = Field(ge=0)
-    offset: int = Field(ge=0)
+    partition: int = Field(ge=0, le=MAX_INTEGER)
+    offset: int = Field(ge=0, le=MAX_INTEGER)
     time: Timestamp
 
 

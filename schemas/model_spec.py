@@ -17,7 +17,9 @@ class InputSpec(Contract):
     """What the model accepts. Callers send `uint8` (0..255) or floating point already in 0..1; the worker scales."""
 
     kind: Literal["image", "tabular"] = "image"
-    shape: tuple[int, ...] = Field(min_length=1, max_length=3, description="Of one item: height, width, channels")
+    shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        min_length=1, max_length=3, description="Of one item: height, width, channels"
+    )
     scale: float = Field(255.0, gt=0, description="uint8 values are divided by this")
 
     @property

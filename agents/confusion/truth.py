@@ -53,9 +53,10 @@ def read_feedback(value: bytes | None, offset: int) -> tuple[list[Told], list[tu
     told: list[Told] = []
     refused: list[tuple[bytes, Refusal]] = []
     for number, item in enumerate(items):
-        raw = value if items is not document else orjson.dumps(item)
+        written = _written(item)
+        raw = written if written is not None and items is document else value
         try:
-            told.append(_told(item, raw, offset, number))
+            told.append(_told(item, written, raw, offset, number))
         except Refusal as refusal:
             refused.append((raw, refusal))
     return told, refused
@@ -110,9 +111,19 @@ def self_contained(told: Told, spec: ModelSpec, arrived: float) -> Entry:
     return Entry(half, (replace(told.truth, form=resolve(told.truth.form, spec), letter=None),))
 
 
-def _told(item: Any, raw: bytes, offset: int, number: int) -> Told:
+def _written(item: Any) -> bytes | None:
+    """The item as JSON; None if it is nested deeper than what is read may be written again."""
     try:
-        feedback = Feedback.model_validate(item) if not isinstance(item, dict) else _validated(item)
+        return orjson.dumps(item)
+    except orjson.JSONEncodeError:
+        return None
+
+
+def _told(item: Any, written: bytes | None, raw: bytes, offset: int, number: int) -> Told:
+    if written is None:
+        raise Refusal(Reason.INVALID_JSON, "not Feedback: nested too deep")
+    try:
+        feedback = Feedback.model_validate_json(written) if isinstance(item, dict) else Feedback.model_validate(item)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the item"
@@ -121,10 +132,6 @@ def _told(item: Any, raw: bytes, offset: int, number: int) -> Told:
     form = _form(feedback)
     truth = Truth(feedback.given_at.timestamp(), offset, number, form, feedback.source, raw.decode(errors="replace"))
     return Told(feedback.request_id, feedback.model, truth, feedback.response)
-
-
-def _validated(item: dict[str, Any]) -> Feedback:
-    return Feedback.model_validate_json(orjson.dumps(item))
 
 
 def _form(feedback: Feedback) -> Form:

@@ -24,7 +24,10 @@ def document_of(read: ReadPair, verdict: OutlierVerdict | None) -> dict[str, Any
     They are the pair's own JSON, which costs less than writing it anew from the model. Fields of a later schema are
     left out, because the mapping is strict.
     """
-    raw = orjson.loads(read.message.value)
+    try:
+        raw = orjson.loads(read.message.value)
+    except orjson.JSONDecodeError:  # pydantic also reads NaN, which a field unknown to us may have
+        raw = read.pair.model_dump(mode="json")
     request = {name: value for name, value in raw["request"].items() if name in REQUEST_FIELDS}
     response = {name: value for name, value in raw["response"].items() if name in RESPONSE_FIELDS}
     document: dict[str, Any] = {

@@ -26,11 +26,14 @@ class Body:
     deadline: object = None
 
 
+MAX_TEXT = 200
 _repr = Repr()
 _repr.maxstring = 80
+_repr.maxlevel = 2  # lists in lists in lists would be told six to the power of their depth times
 _repr.maxother = 80
 
 
 def brief(value: object) -> str:
     """`repr` of something that a stranger sent, short enough for an error text."""
-    return _repr.repr(value)
+    text = _repr.repr(value)
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."

@@ -110,10 +110,10 @@ def test_killed_agents_lose_and_repeat_nothing(
     _check_audit(settings, records, wanted)
 
 
-def with_unmappable_label(value: bytes) -> bytes:
-    """A pair that every reader takes, with an index of a class that the mapping's integer cannot hold."""
+def with_unmappable_size(value: bytes) -> bytes:
+    """A pair that every reader takes, with a size of its batch that the mapping's integer cannot hold."""
     pair = orjson.loads(value)
-    pair["response"]["predicted"] = 2**40
+    pair["response"]["batch_size"] = 2**40
     return orjson.dumps(pair)
 
 
@@ -134,7 +134,7 @@ def test_a_store_that_is_away_loses_no_record_and_costs_no_membership(
         before = [(process.metric("modelwatch_assignments_total"), memory(process)) for process in processes]
         with standing_still(processes):
             store.stop()
-        poison = with_unmappable_label(feed.value(total, "poison"))
+        poison = with_unmappable_size(feed.value(total, "poison"))
         kafka.produce(producer := kafka.producer(own_settings), topics.PAIRS.name, key="poison", value=poison)
         assert producer.flush(30) == 0
         time.sleep(AWAY_SECONDS)

@@ -102,7 +102,7 @@ def test_a_worker_that_is_early_waits_for_the_broker_and_then_for_the_topics(
         time.sleep(0.05)
     assert not answers(f"{null_worker.url}/health/ready")
     servers.start()
-    wait_for_line(null_worker, "inference.requests does not exist; run `modelwatch setup`")
+    wait_for_line(null_worker, "inference.pairs, inference.requests; create them with `modelwatch setup`")
     assert not answers(f"{null_worker.url}/health/ready")
     settings = Settings(kafka_bootstrap_servers=servers.kafka)
     create_topics(settings)

@@ -176,7 +176,7 @@ def test_no_model_is_refused_naming_the_folder_and_the_setting(tmp_path: Path, r
     [
         ({"labels": []}, ["labels", "at least 1 item"]),
         ({"labels": ["a", "a"]}, ["labels must be distinct"]),
-        ({"version": 1}, ["version", "valid string", "'1'"]),
+        ({"version": 1}, ["version", "valid string", "found 1"]),
         ({"task": "regression"}, ["task regression has one label", "even, odd"]),
         (
             {
