@@ -57,8 +57,9 @@ bench: $(STAMP) ## Measure the worker and the agents; figures go to bench/*.json
 	$(BIN)/modelwatch bench confusion --json > bench/confusion.json
 	$(BIN)/modelwatch bench explanations --json > bench/explanations.json
 
-reliability: $(STAMP) ## Do each fault to a pipeline on three Kafka nodes, three times; tables go to docs/reliability.md
-	$(BIN)/python -m tests.faults.run --rounds 3 --output bench/reliability.json
+ROUNDS ?= 1
+reliability: $(STAMP) ## Do each fault ROUNDS=1 times to a pipeline on three Kafka nodes; tables go to docs/reliability.md
+	$(BIN)/python -m tests.faults.run --rounds $(ROUNDS) --output bench/reliability.json
 	$(BIN)/python -m tests.faults.table
 
 MINUTES ?= 20
