@@ -180,7 +180,7 @@ def create_topics(settings: Settings, timeout: float = 10.0) -> list[str]:
     ]
     created = _create(admin(settings), missing) if missing else []
     found = _topics_when_known(settings, {topic.name for topic, _ in wanted}, timeout)
-    check_joined(found)
+    check_joined(found, [topic for topic, _ in wanted])
     return created
 
 
@@ -244,8 +244,9 @@ def is_member(settings: Settings, group: str, timeout: float = 5.0) -> bool:
     Raises:
         TransientError: it cannot say.
     """
+    client = admin(settings)  # its futures end with it
     try:
-        described = admin(settings).describe_consumer_groups([group], request_timeout=timeout)[group].result()
+        described = client.describe_consumer_groups([group], request_timeout=timeout)[group].result(2 * timeout)
     except KafkaException as failure:
         raise TransientError(f"group {group} cannot be described: {failure.args[0].str()}") from failure
     return any(member.group_instance_id == f"{group}-{settings.instance}" for member in described.members)

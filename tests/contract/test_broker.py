@@ -69,8 +69,7 @@ def test_setup_names_joined_topics_whose_partition_counts_differ(
     monkeypatch.setattr(kafka, "topic_configs", lambda: iter(everything))
     with pytest.raises(ConfigurationError) as caught:
         kafka.create_topics(kafka_settings.model_copy(update={"kafka_partitions": 3}))
-    assert f"'{table[REQUESTS.name]}': 3" in str(caught.value)
-    assert f"'{table[PAIRS.name]}': 4" in str(caught.value)
+    assert f"topic {table[REQUESTS.name]} has 3 partitions; expected 4" in str(caught.value)
 
 
 @pytest.mark.real_kafka
