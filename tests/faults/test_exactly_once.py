@@ -61,7 +61,8 @@ def test_each_request_has_one_pair_whenever_workers_are_killed(
 ) -> None:
     rng = random.Random(SEED)
     began = time.monotonic()
-    workers = [new_worker(f"worker-{number}", **SHARING, **membership).start() for number in range(2)]
+    long_transactions = SHARING | membership | {"MODELWATCH_TRANSACTION_SECONDS": "1"}
+    workers = [new_worker(f"worker-{number}", **long_transactions).start() for number in range(2)]
     with RequestStream(own_settings, unique, RATE) as stream:
         for worker in workers:
             wait_working(worker)
@@ -151,7 +152,7 @@ def test_the_work_of_a_worker_that_was_frozen_while_another_took_over_is_refused
     assert found.aborted > 0, "nothing was under way when the worker was frozen, so this run has shown nothing"
 
 
-@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize("end", [pytest.param("stop", marks=pytest.mark.slow), "kill"])
 @pytest.mark.parametrize("membership", MEMBERSHIPS)
 def test_workers_survive_a_broker_that_is_away_for_a_while(
     end: str,

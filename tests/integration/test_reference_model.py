@@ -126,6 +126,7 @@ def test_corrupted_images_are_answered_worse_as_the_card_says(
     assert accuracy < 0.5
 
 
+@pytest.mark.slow
 def test_the_classifier_can_be_put_into_a_new_folder_from_its_arrays(
     model: Any, folder: ModelFolder, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
+@pytest.mark.slow
 def test_resnet32_goes_on_where_it_stopped_and_leaves_the_weights_alone_until_it_is_done(
     folder: Path, tmp_path: Path
 ) -> None:
