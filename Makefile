@@ -60,6 +60,7 @@ bench: $(STAMP) ## Measure the worker and the agents; figures go to bench/*.json
 ROUNDS ?= 1
 reliability: $(STAMP) ## Do each fault ROUNDS=1 times to a pipeline on three Kafka nodes; tables go to docs/reliability.md
 	$(BIN)/python -m tests.faults.run --rounds $(ROUNDS) --output bench/reliability.json
+	$(BIN)/python -m tests.faults.overload --output bench/overload.json
 	$(BIN)/python -m tests.faults.table
 
 MINUTES ?= 20

@@ -16,7 +16,6 @@ from tests.integration.workers import WorkerProcess
 AWAY_SECONDS = 10.0
 FROZEN_SECONDS = 12.0
 """Twice the session time-out of the lab's processes."""
-OVERLOAD = 3.0
 STORE_ANSWERS = {
     "429": (429, {"error": {"type": "es_rejected_execution_exception"}, "status": 429}),
     "503": (503, {"error": {"type": "unavailable_shards_exception"}, "status": 503}),
@@ -191,10 +190,10 @@ def _leave(lab: Lab, guest: WorkerProcess) -> None:
 
 
 @contextmanager
-def overload(lab: Lab) -> Iterator[None]:
-    """Requests come several times as fast as the slowest agent's share of this machine takes them."""
+def more_load(lab: Lab) -> Iterator[None]:
+    """Requests come several times as fast; the worker beyond its capacity is `overload.py`."""
     before = lab.stream.rate
-    lab.stream.rate = lab.overload_rate
+    lab.stream.rate = lab.more_load
     time.sleep(lab.storm_seconds)
     lab.stream.rate = before
     yield
@@ -236,6 +235,6 @@ FAULTS = [
     Fault("clocks jump an hour", clock_jumps, _needs_faketime),
     Fault("rolling restart of every process", rolling_restart),
     Fault("rebalance storm", rebalance_storm),
-    Fault("overload", overload),
+    Fault("three times the load", more_load),
 ]
 """In the order of the table."""

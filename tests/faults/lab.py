@@ -111,19 +111,19 @@ class Lab:
         store: the record store; `flaky` answers for it as told, and `store_proxy` is the network before that.
         processes: by name; a killed one is started again by the fault itself or by `revive`.
         chance: one seed decides who is hit.
-        storm_seconds: length of a rebalance storm and of an overload.
-        overload_rate: requests a second of an overload.
+        storm_seconds: length of a rebalance storm, and of a time of more load.
+        more_load: requests a second then.
         state: the state folders of the confusion agents.
         clock: file from which processes with the name's suffix `-1` take the offset of their clock.
     """
 
-    def __init__(self, folder: Path, libraries: Path, rate: float, seed: int) -> None:
+    def __init__(self, folder: Path, libraries: Path, rate: float, seed: int, storm_seconds: float) -> None:
         self.folder = folder
         self.cluster = KafkaCluster(folder / "kafka", libraries)
         self.servers = EmbeddedServers(folder / "store", keep=False)
         self.rate = rate
-        self.storm_seconds = 30.0
-        self.overload_rate = 3 * rate
+        self.storm_seconds = storm_seconds
+        self.more_load = 3 * rate
         self.chance = random.Random(seed)
         self.clock = folder / "clock"
         self.clock.write_text("+0s\n")

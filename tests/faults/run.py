@@ -30,6 +30,9 @@ from tests.servers.kafka_artifacts import kafka_libraries
 PAUSE_SECONDS = 2.0
 RECOVERY_SECONDS = 180.0
 SAMPLE_SECONDS = 5.0
+STORM_SECONDS = 120.0
+SHORT_STORM_SECONDS = 30.0
+"""Among faults at random."""
 console = Console(stderr=True)
 
 
@@ -134,7 +137,9 @@ def measure(
     folder: Path, faults: list[Fault], rounds: int, minutes: float, rate: float, seed: int
 ) -> tuple[dict[str, Any], Ledger]:
     """Run, settle, balance; the report, and the books."""
-    lab, began, injections = Lab(folder, kafka_libraries(), rate, seed), time.monotonic(), list[Injection]()
+    storm_seconds = STORM_SECONDS if rounds else SHORT_STORM_SECONDS
+    lab = Lab(folder, kafka_libraries(), rate, seed, storm_seconds)
+    began, injections = time.monotonic(), list[Injection]()
     with lab.running():
         ended = threading.Event()
         watcher = threading.Thread(target=watch, args=(lab, ended), daemon=True)

@@ -9,7 +9,7 @@ import orjson
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = PROJECT / "docs" / "reliability.md"
-FIGURES = {name: PROJECT / "bench" / f"{name}.json" for name in ("reliability", "soak")}
+FIGURES = {name: PROJECT / "bench" / f"{name}.json" for name in ("reliability", "overload", "soak")}
 BLOCK = r"(<!-- {name} -->\n).*?(<!-- end -->)"
 
 
@@ -51,9 +51,32 @@ def resource_table(report: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def overload_text(report: dict[str, Any]) -> str:
+    """Markdown: one overload, as a list."""
+    first, highest, last = report["resident_mb"]
+    healthy = sum(count for name, count in report["health"].items() if name.endswith(" 200"))
+    probes = sum(report["health"].values())
+    asked = sum(report["http_statuses"].values())
+    return f"""\
+| figure | measured |
+|---|---|
+| capacity of one worker with the real model, brokers on the same cores | {report["capacity_per_s"]:,} requests/s |
+| sent | {report["sent_per_s"]:,} requests/s for {report["seconds"]:g} s, {report["sent"]:,} in all |
+| lag: highest, at the end | {report["lag_highest"]:,}, {report["lag_last"]} |
+| drained after | {report["drained_seconds"]:g} s |
+| answers lost, duplicated | {report["lost"]}, {report["doubled"]} |
+| answered; `expired` | {report["answered"]:,}, of them {report["on_time"]:,} with a deadline; {report["expired"]:,} |
+| answered or `expired` against their deadline | {report["wrongly_answered"] + report["wrongly_expired"]} |
+| resident memory of the worker: before, highest, at the end | {first:,}, {highest:,}, {last:,} MB |
+| probes of `/health/live` and `/health/ready` answered 200 in 1 s | {healthy:,} of {probes:,} |
+| HTTP requests meanwhile, answered 200 | {report["http_statuses"].get("200", 0):,} of {asked:,}; \
+median {report["http_seconds_median"]:g} s, highest {report["http_seconds_max"]:g} s |
+"""
+
+
 def render(page: str) -> str:
     """The page with its blocks written anew from the figures that are there."""
-    blocks = {"reliability": [fault_table], "soak": [fault_table, resource_table]}
+    blocks = {"reliability": [fault_table], "overload": [overload_text], "soak": [fault_table, resource_table]}
     for name, tables in blocks.items():
         if FIGURES[name].exists():
             report = orjson.loads(FIGURES[name].read_bytes())
