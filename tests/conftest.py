@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import hypothesis
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
@@ -21,6 +22,9 @@ from tests.servers.embedded import EmbeddedBroker
 from tests.servers.kafka_artifacts import kafka_libraries
 from tests.servers.maven import MissingServerError
 from tests.servers.record_bench import Store
+
+hypothesis.settings.register_profile("modelwatch", deadline=None)  # a busy machine is no finding
+hypothesis.settings.load_profile("modelwatch")
 
 Broker = ApacheKafka | EmbeddedBroker
 TopicFactory = Callable[..., str]

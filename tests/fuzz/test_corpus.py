@@ -34,7 +34,7 @@ def test_what_once_broke_a_reader_is_taken_or_refused_in_time(file: Path) -> Non
 
 
 @pytest.mark.parametrize("name", [name for name in TARGETS if name != "http"])
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(chance=st.randoms(use_true_random=False), cut=st.integers(0, 2000), instead=st.binary(max_size=4))
 def test_damaged_inputs_are_taken_or_refused(name: str, chance: random.Random, cut: int, instead: bytes) -> None:
     target = TARGETS[name]

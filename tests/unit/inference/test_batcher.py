@@ -302,7 +302,7 @@ DEADLINES = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(JOBS, st.booleans())
 def test_every_job_gets_exactly_its_own_rows(drawn: list[tuple[str, str, int, bool, str]], held: bool) -> None:
     bench = Bench()

@@ -125,7 +125,7 @@ def test_probabilities_come_back_to_the_last_bit() -> None:
     assert [row.label for row in rows] == [LABELS[row.predicted or 0] for row in rows]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.text(min_size=1, max_size=40),
     st.dictionaries(st.text(max_size=64), st.text(max_size=256), max_size=4),
@@ -252,7 +252,7 @@ def test_what_is_no_pair_is_refused(value: bytes | None, reason: Reason) -> None
     assert caught.value.reason is reason
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 40), st.binary(max_size=6))
 def test_a_damaged_pair_is_read_or_refused(at: int, length: int, instead: bytes) -> None:
     try:

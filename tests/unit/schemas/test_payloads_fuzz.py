@@ -22,7 +22,7 @@ SPEC = spec_of(4, 5, 3)
 SPECS = {SPEC.name: SPEC}
 IMAGE = np.random.default_rng(3).integers(0, 256, SPEC.input.shape, dtype=np.uint8)
 GOOD = {name: (payload.encode(IMAGE), payload.content_type) for name, payload in FORMATS.items()}
-FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+FUZZ = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 NOT_SMALL = 64 << 20
 """Bytes by which no refusal of a small message may grow the process."""
 

@@ -66,7 +66,7 @@ def number_texts(draw: st.DrawFn) -> bytes:
     return text.encode()
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(number_texts())
 def test_text_is_read_exactly_as_orjson_reads_it(text: bytes) -> None:
     fast, slow = result(lambda: read_numbers(NumberText(text), ITEM)), by_orjson(text)
@@ -76,7 +76,7 @@ def test_text_is_read_exactly_as_orjson_reads_it(text: bytes) -> None:
         assert fast == slow
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.floats(0, 1), min_size=6, max_size=6))
 def test_every_double_is_read_to_the_last_bit(values: list[float]) -> None:
     text = json.dumps(np.array(values).reshape(1, *ITEM).tolist()).encode()

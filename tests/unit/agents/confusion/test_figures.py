@@ -34,7 +34,7 @@ def sums_of(probabilities: NDArray[np.float32], truths: list[int | None], temper
     return total
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(0, 2**32 - 1))
 def test_each_figure_is_scikit_learns(truths: list[int], seed: int) -> None:
     probabilities = np.random.default_rng(seed).dirichlet(np.ones(4), len(truths)).astype(np.float32)
@@ -131,7 +131,7 @@ def errors_of(told: list[tuple[float, float | None]], value: str | None = None) 
 NUMBERS = st.floats(-1e6, 1e6)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=40))
 def test_errors_are_scikit_learns(told: list[tuple[float, float]]) -> None:
     ours = figures(errors_of([*told, (5.0, None)]), ())

@@ -228,7 +228,7 @@ def run(inputs: list[tuple[str, Any]], happenings: list[tuple[str, int]]) -> Wor
     return world
 
 
-@settings(max_examples=2500, deadline=None)
+@settings(max_examples=2500)
 @given(histories())
 def test_counts_are_those_of_the_final_truth(history: tuple[list[tuple[str, Any]], list[tuple[str, int]]]) -> None:
     inputs, happenings = history
@@ -269,7 +269,7 @@ def check_errors(join: PartitionJoin, known: list[tuple[PairHalf, Any]]) -> None
         assert mae == pytest.approx(mean_absolute_error(truths, predicted), rel=1e-12, abs=1e-12)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(histories(), st.randoms(use_true_random=False))
 def test_all_sums_are_the_same_whatever_happened(history: Any, chance: random.Random) -> None:
     inputs, happenings = history

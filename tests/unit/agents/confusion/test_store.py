@@ -13,7 +13,7 @@ KEYS = st.sampled_from([b"a", b"a1", b"a2", b"b", b"b\0", b"c"])
 CHANGES = st.tuples(st.dictionaries(KEYS, st.binary(min_size=1, max_size=4)), st.sets(KEYS))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(CHANGES, max_size=6))
 def test_it_is_a_sorted_map(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[dict[bytes, bytes], set[bytes]]]

@@ -140,7 +140,7 @@ def test_a_slow_model_holds_only_the_commit_back() -> None:
 
 
 @given(st.integers(0, 10_000), st.sampled_from([TUMBLING, SLIDING]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_each_pair_is_in_the_log_of_windows_once_and_in_order_whatever_was_retried(seed: int, spec: WindowSpec) -> None:
     log = retried_log(seed, ["a", "b"], 150)
     specs = {"a": spec, "b": spec}
@@ -159,7 +159,7 @@ def test_each_pair_is_in_the_log_of_windows_once_and_in_order_whatever_was_retri
 
 
 @given(st.integers(0, 10_000), st.sampled_from([TUMBLING, SLIDING]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_reader_that_is_killed_anywhere_any_number_of_times_reports_the_same_windows(
     seed: int, spec: WindowSpec
 ) -> None:
@@ -197,7 +197,7 @@ def test_a_reader_that_is_killed_anywhere_any_number_of_times_reports_the_same_w
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_window_can_be_computed_again_from_its_start_alone(seed: int) -> None:
     log = retried_log(seed, ["a", "b"], 120)
     for spec in (TUMBLING, SLIDING):
