@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from runtime.elasticsearch_sink import Record, RecordSink
+from runtime.elasticsearch_sink import FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS, Record, RecordSink
 from runtime.embedded import EmbeddedServers
 from runtime.errors import ConfigurationError
 from runtime.metrics import CommonMetrics
@@ -90,6 +90,30 @@ def test_a_store_that_is_busy_or_cuts_the_line_gets_everything_in_the_end(store:
             assert [made.count(outcome) for outcome in ("written", "retried", "rejected")] == [10, 40, 0]
 
     run(test())
+
+
+def test_after_a_long_outage_the_next_attempt_is_seconds_away(
+    store: Store, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def hurried(seconds: float) -> None:
+        waits.append(seconds)
+        await sleep(0)
+
+    async def test() -> None:
+        waiting = {"first_wait": FIRST_WAIT_SECONDS, "max_wait": MAX_WAIT_SECONDS}
+        async with flaky_bench(store.url, unique, **waiting) as (flaky, made):
+            flaky.failures.extend([AWAY] * 20)
+            monkeypatch.setattr("runtime.elasticsearch_sink.asyncio.sleep", hurried)
+            await made.sink.write(made.numbers(1))
+            monkeypatch.undo()
+            assert len(await made.stored()) == 1
+
+    run(test())
+    assert [wait for wait in waits if wait < 1]
+    assert 1 < max(waits) <= 5
 
 
 def test_a_store_that_goes_away_during_a_write_and_returns_has_everything(tmp_path: Path, unique: str) -> None:
