@@ -35,7 +35,7 @@ from tests.servers.messages import read
 from training.datasets import load_split
 
 FULL = os.environ.get("MODELWATCH_FULL_FAULTS") == "1"
-PAIRS, KILLS, RATE = (20_000, 10, 100.0) if FULL else (4_000, 4, 100.0)
+PAIRS, KILLS, RATE = (20_000, 10, 100.0) if FULL else (2_400, 3, 100.0)
 WINDOW = 1000 if FULL else 200
 DETECTORS = ("untrained_encoder", "probabilities") if FULL else ("probabilities",)
 SETTLE_SECONDS = 240.0

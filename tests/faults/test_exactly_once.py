@@ -23,7 +23,7 @@ ANSWER_SECONDS = 90.0
 AWAY_SECONDS = 10.0
 COMINGS = 3
 DYNAMIC = {"MODELWATCH_STATIC_MEMBERSHIP": "false", "MODELWATCH_SESSION_TIMEOUT_MS": "6000"}
-MEMBERSHIPS = [pytest.param({}, id="static"), pytest.param(DYNAMIC, id="dynamic")]
+MEMBERSHIPS = [pytest.param({}, id="static"), pytest.param(DYNAMIC, id="dynamic", marks=pytest.mark.slow)]
 SHARING = {"MODELWATCH_COMPUTE_THREADS": "1", "MODELWATCH_TRANSACTION_SECONDS": "0.25"}
 """Workers that share few cores; and transactions that stay open for long, so that faults come in their midst."""
 

@@ -22,6 +22,7 @@ PAIRS, RATE = 3_000, 300.0
 WINDOW, MAX_AGE = 40, 5.0
 
 
+@pytest.mark.slow
 @pytest.mark.real_kafka
 @pytest.mark.timeout(240)
 def test_fifty_models_get_their_own_windows_and_slow_ones_close_by_age(
