@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test testall lint documents bench reliability soak fuzz lock audit sbom clean
+.PHONY: help install demo up test testall lint documents bench benchkafka reliability soak fuzz lock audit sbom clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -56,6 +56,15 @@ bench: $(STAMP) ## Measure the worker and the agents; figures go to bench/*.json
 	$(BIN)/modelwatch bench drift --json > bench/drift.json
 	$(BIN)/modelwatch bench confusion --json > bench/confusion.json
 	$(BIN)/modelwatch bench explanations --json > bench/explanations.json
+
+WITH_KAFKA = $(BIN)/python -m tests.servers.with_kafka $(BIN)/modelwatch bench
+benchkafka: $(STAMP) ## The same on Apache Kafka (needs Java and Maven); figures go to bench/kafka/*.json
+	@mkdir -p bench/kafka
+	$(WITH_KAFKA) worker --json > bench/kafka/worker.json
+	$(WITH_KAFKA) outliers --json > bench/kafka/outliers.json
+	$(WITH_KAFKA) drift --json > bench/kafka/drift.json
+	$(WITH_KAFKA) confusion --json > bench/kafka/confusion.json
+	$(WITH_KAFKA) explanations --json > bench/kafka/explanations.json
 
 ROUNDS ?= 1
 reliability: $(STAMP) ## Do each fault ROUNDS=1 times to a pipeline on three Kafka nodes; tables go to docs/reliability.md

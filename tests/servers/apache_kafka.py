@@ -74,6 +74,7 @@ class ApacheKafka(ServerProcess):
         properties: broker properties on top of, or instead of, ours.
         format_arguments: further arguments of the storage tool's `format`.
         node: its place in a cluster; alone by default.
+        jvm: options of Java.
     """
 
     name = "apache"
@@ -87,8 +88,10 @@ class ApacheKafka(ServerProcess):
         properties: Mapping[str, str] | None = None,
         format_arguments: Sequence[str] = (),
         node: Node | None = None,
+        jvm: Sequence[str] = JVM,
     ) -> None:
         super().__init__(folder)
+        self._jvm = jvm
         self.node = node or Node.alone()
         self._client_port, self.internal_port, self.controller_port = self.node.ports
         self.port = self.node.advertised or self._client_port
@@ -127,7 +130,7 @@ class ApacheKafka(ServerProcess):
 
     def _java(self, main: str, *arguments: str) -> list[str]:
         logging = f"-Dlog4j2.configurationFile=file:{self.folder / 'log4j2.properties'}"
-        return ["java", *JVM, "-cp", f"{self._libraries}/*", logging, main, *arguments]
+        return ["java", *self._jvm, "-cp", f"{self._libraries}/*", logging, main, *arguments]
 
     def _command(self) -> list[str]:
         return self._java("kafka.Kafka", str(self._configuration))
