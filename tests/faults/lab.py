@@ -114,7 +114,7 @@ class Lab:
         storm_seconds: length of a rebalance storm, and of a time of more load.
         more_load: requests a second then.
         state: the state folders of the confusion agents.
-        clock: file from which processes with the name's suffix `-1` take the offset of their clock.
+        clock: file with the offset of the time of day, for processes that were started so.
     """
 
     def __init__(self, folder: Path, libraries: Path, rate: float, seed: int, storm_seconds: float) -> None:
@@ -220,15 +220,15 @@ class Lab:
             process.terminate()
         return {name: process.wait(15) for name, process in self.processes.items()}
 
-    def start_process(self, kind: str, number: int) -> WorkerProcess:
-        """One more instance of a kind."""
+    def start_process(self, kind: str, number: int, own_clock: bool = False) -> WorkerProcess:
+        """One more instance of a kind; its time of day is offset by what `clock` says, if that is its own."""
         name = f"{kind}-{number}"
         process = WorkerProcess(
             self.cluster.bootstrap,
             self.folder,
             name,
             models=self.models,
-            environment=self._environment(kind, number),
+            environment=self._environment(kind, number) | (self._clock_environment() if own_clock else {}),
             module=kind if kind == "inference" else f"agents.{kind}",
         ).start()
         self.processes[name] = process
@@ -257,14 +257,15 @@ class Lab:
             "MODELWATCH_WORKER_URL": worker.url if worker else None,
             "MODELWATCH_COMPUTE_THREADS": "1",
         }
-        if FAKETIME.exists() and number == 1:
-            environment |= {
-                "LD_PRELOAD": str(FAKETIME),
-                "FAKETIME_TIMESTAMP_FILE": str(self.clock),
-                "FAKETIME_NO_CACHE": "1",
-                "DONT_FAKE_MONOTONIC": "1",
-            }
         return environment
+
+    def _clock_environment(self) -> dict[str, str | None]:
+        return {
+            "LD_PRELOAD": str(FAKETIME),
+            "FAKETIME_TIMESTAMP_FILE": str(self.clock),
+            "FAKETIME_NO_CACHE": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+        }
 
     def _kill(self) -> None:
         for process in self.processes.values():
