@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -43,7 +43,9 @@ EXPIRY_SECONDS = 10.0
 FINISH_SECONDS = 4.0
 COMMIT_SECONDS = 1.5
 STOP_SECONDS = 2.0
-"""Together, and with what closing takes, under the 10 s that a stop may last."""
+RESULTS_SECONDS = 1.5
+STORE_SECONDS = 0.5
+"""Together under the 10 s that a stop may last."""
 
 
 @dataclass
@@ -150,7 +152,8 @@ class AgentProcess:
         try:
             agent = self._build()
             self._health.ready("models", True)
-            asyncio.run(self._serve(agent))
+            # Not `asyncio.run`: that waits at its end for threads, of which one may wait for a server.
+            asyncio.new_event_loop().run_until_complete(self._serve(agent))
         finally:
             server.stop()
         log.info("stopped")
@@ -282,13 +285,25 @@ class AgentProcess:
         log.info("stopping")
         began = time.monotonic()
         await asyncio.gather(*(pipeline.finish(FINISH_SECONDS) for pipeline in context.pipelines))
-        for step, seconds in ((context.app.consumer.commit(), COMMIT_SECONDS), (context.app.stop(), STOP_SECONDS)):
-            try:
-                await asyncio.wait_for(step, seconds)
-            except asyncio.TimeoutError:
-                log.warning("stop_step_took_too_long", seconds=time.monotonic() - began)
-        await asyncio.to_thread(context.results.close)
-        await context.store.close()
+        for name, step, seconds in (
+            ("commit", context.app.consumer.commit(), COMMIT_SECONDS),
+            ("leave", context.app.stop(), STOP_SECONDS),
+            ("results", asyncio.to_thread(context.results.close), RESULTS_SECONDS),
+            ("store", context.store.close(), STORE_SECONDS),
+        ):
+            if not await ends_within(seconds, step):
+                log.warning("stop_step_took_too_long", step=name, seconds=time.monotonic() - began)
+
+
+async def ends_within(seconds: float, step: Coroutine[Any, Any, Any]) -> bool:
+    """Whether it ended in time. Unlike `asyncio.wait_for`, this waits no longer for what will not be cancelled."""
+    task = asyncio.ensure_future(step)
+    await asyncio.wait({task}, timeout=seconds)
+    if task.done():
+        task.result()
+        return True
+    task.cancel()
+    return False
 
 
 def _deleted(topics: set[str]) -> str:

@@ -28,6 +28,7 @@ HEARTBEAT_SECONDS = 3.0
 REQUEST_SECONDS = 90.0
 REBALANCE_SECONDS = 60.0
 COMMIT_SECONDS = 1.0
+METADATA_MS = 10_000
 FETCH_BYTES = 8 << 20
 """Of one partition. Images are some kilobytes; one message larger than this is fetched alone."""
 
@@ -229,6 +230,8 @@ def create_app(settings: Settings, group: str, buffer_size: int, session_seconds
         # Once this is exceeded, aiokafka leaves the group and never comes back; its clock also runs while a slow record
         # store holds fetching up.
         broker_max_poll_interval=NEVER,
+        # aiokafka asks a partition's former leader where to begin until it looks again who leads: 5 min by default.
+        consumer_metadata_max_age_ms=METADATA_MS,
         broker_session_timeout=session_seconds,
         broker_heartbeat_interval=min(HEARTBEAT_SECONDS, session_seconds / 3),
         broker_request_timeout=REQUEST_SECONDS,

@@ -7,7 +7,8 @@ from typing import Any
 from aiokafka.errors import IllegalStateError
 from faust.types import TP
 
-from runtime.faust_app import ExplicitConsumer
+from runtime.faust_app import ExplicitConsumer, create_app
+from runtime.settings import Settings
 
 GONE = TP("monitoring.performance-sums", 1)
 
@@ -43,3 +44,8 @@ def test_partitions_that_are_taken_away_between_two_seeks_end_nothing() -> None:
     asyncio.run(consumer._begin_again())
     assert [one.topic for one in consumer._thread.sought] == [GONE.topic]
     assert consumer._handed == {}
+
+
+def test_a_partition_whose_leader_moved_is_found_again_soon() -> None:
+    app = create_app(Settings(kafka_bootstrap_servers="127.0.0.1:1"), "test", 10)
+    assert app.conf.consumer_metadata_max_age_ms <= 10_000  # ms; aiokafka asks the former leader until then
