@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test testall lint documents bench benchkafka reliability soak fuzz lock audit sbom clean
+.PHONY: help install demo up test testall test-all lint documents bench benchkafka reliability soak fuzz lock audit sbom clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -43,6 +43,8 @@ test: lint ## Everything CI runs
 
 testall: lint ## Everything CI runs, and what takes longer than it is worth at each change
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-all: testall
 
 documents: $(STAMP) ## Generate schemas, settings documents, dashboards and manifests anew
 	$(BIN)/python -m schemas.documents
