@@ -5,6 +5,7 @@ import json
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ WINDOW = 200
 PROCESSES = {"inference": 2, "outliers": 1, "drift": 2, "confusion": 2, "explanations": 1}
 TICK_SECONDS = 0.25
 QUESTION_SECONDS = 3.0
+HISTORY = 1_000
 TRUTH_SECONDS = 1.0
 """How long after its request a truth is told."""
 SESSION_MS = "6000"
@@ -60,6 +62,7 @@ class Truths:
     def __init__(self, settings: Settings, stream: RequestStream) -> None:
         self.questions: list[str] = []
         self.told = 0
+        self._history: deque[tuple[float, int, int]] = deque([(time.monotonic(), 0, 0)], HISTORY)
         self._stream = stream
         self._producer = kafka.producer(settings, **{"log_level": 0})
         self._guard = kafka.DeliveryGuard()
@@ -69,6 +72,11 @@ class Truths:
     def start(self) -> "Truths":
         self._thread.start()
         return self
+
+    def sent_before(self, seconds: float) -> tuple[int, int]:
+        """How many requests were sent, and truths told, until so long ago."""
+        until = time.monotonic() - seconds
+        return next(((sent, told) for at, sent, told in reversed(list(self._history)) if at <= until), (0, 0))
 
     def finish(self) -> None:
         """Tell what is left, and see all acknowledged."""
@@ -83,6 +91,7 @@ class Truths:
         while not self._stopping.wait(TICK_SECONDS):
             known.append(len(self._stream.truths))
             self._tell(known.pop(0))
+            self._history.append((time.monotonic(), known[-1], self.told))
             if self.told and time.monotonic() - asked > QUESTION_SECONDS:
                 asked = time.monotonic()
                 self._ask(self._stream.name_of(self.told - 1))
