@@ -5,10 +5,10 @@ import json
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import psutil
@@ -32,11 +32,11 @@ WINDOW = 200
 PROCESSES = {"inference": 2, "outliers": 1, "drift": 2, "confusion": 2, "explanations": 1}
 TICK_SECONDS = 0.25
 QUESTION_SECONDS = 3.0
-HISTORY = 1_000
 TRUTH_SECONDS = 1.0
 """How long after its request a truth is told."""
 SESSION_MS = "6000"
 SETTLE_SECONDS = 300.0
+LOOK_AT = 500
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
@@ -62,7 +62,6 @@ class Truths:
     def __init__(self, settings: Settings, stream: RequestStream) -> None:
         self.questions: list[str] = []
         self.told = 0
-        self._history: deque[tuple[float, int, int]] = deque([(time.monotonic(), 0, 0)], HISTORY)
         self._stream = stream
         self._producer = kafka.producer(settings, **{"log_level": 0})
         self._guard = kafka.DeliveryGuard()
@@ -72,11 +71,6 @@ class Truths:
     def start(self) -> "Truths":
         self._thread.start()
         return self
-
-    def sent_before(self, seconds: float) -> tuple[int, int]:
-        """How many requests were sent, and truths told, until so long ago."""
-        until = time.monotonic() - seconds
-        return next(((sent, told) for at, sent, told in reversed(list(self._history)) if at <= until), (0, 0))
 
     def finish(self) -> None:
         """Tell what is left, and see all acknowledged."""
@@ -91,7 +85,6 @@ class Truths:
         while not self._stopping.wait(TICK_SECONDS):
             known.append(len(self._stream.truths))
             self._tell(known.pop(0))
-            self._history.append((time.monotonic(), known[-1], self.told))
             if self.told and time.monotonic() - asked > QUESTION_SECONDS:
                 asked = time.monotonic()
                 self._ask(self._stream.name_of(self.told - 1))
@@ -110,6 +103,34 @@ class Truths:
         value = json.dumps(question)
         kafka.produce(self._producer, EXPLANATION_REQUESTS.name, self._guard.on_delivery, key=name, value=value)
         self.questions.append(name)
+
+
+class Progress:
+    """How many requests have a field in their record: asked by id, the oldest first.
+
+    The store's own count looks at every record, and soon takes it longer than all the pipeline's writes.
+    """
+
+    def __init__(self, store: Store, stream: RequestStream, field: str) -> None:
+        self._store, self._stream, self._field = store, stream, field
+        self._pending: dict[int, None] = {}
+        self._known = 0
+        self._lock = threading.Lock()
+
+    def count(self) -> int:
+        """Look at those that had none, and count."""
+        with self._lock:
+            known = len(self._stream.truths)
+            self._pending.update(dict.fromkeys(range(self._known, known)))
+            self._known = known
+            while oldest := list(islice(self._pending, LOOK_AT)):
+                names = {self._stream.name_of(number): number for number in oldest}
+                found = self._store.having(names, self._field)
+                for name in found:
+                    del self._pending[names[name]]
+                if not found:
+                    break
+            return known - len(self._pending)
 
 
 class Lab:
@@ -161,13 +182,15 @@ class Lab:
             self._start_processes()
             self.stream = stack.enter_context(RequestStream(self.settings, "lab", self.rate))
             self.truths = Truths(self.settings, self.stream).start()
+            self._scored = Progress(self.store, self.stream, "outlier.score")
+            self._joined = Progress(self.store, self.stream, "feedback.truth")
             wait_for(lambda: self.unrecorded() < 5 * self.rate, SETTLE_SECONDS, lambda: "the pipeline flows")
             self.began = time.monotonic()
             yield self
 
     def recorded(self) -> tuple[int, int]:
         """Records with a verdict, and records with their truth."""
-        return self.store.count("inferences", "outlier.score"), self.store.count("inferences", "feedback.truth")
+        return self._scored.count(), self._joined.count()
 
     def unrecorded(self) -> int:
         """Requests without a complete record."""
