@@ -40,15 +40,24 @@ def ledger_line(report: dict[str, Any]) -> str:
 
 
 def resource_table(report: dict[str, Any]) -> str:
-    """Markdown: memory and descriptors of each process, early and late."""
+    """Markdown: memory and descriptors of each process, early and late; the lag."""
     lines = [
         "| process | resident MB, first quarter | last quarter | descriptors, first quarter | last quarter |",
         "|---|---:|---:|---:|---:|",
     ]
     for name, one in report["resources"]["processes"].items():
         cells = [*one["resident_mb"], *one["descriptors"]]
-        lines.append(" | ".join([f"| {name}", *("–" if cell is None else f"{cell:g}" for cell in cells)]) + " |")
-    return "\n".join([*lines, ""])
+        if None not in cells:  # a guest of a rebalance storm
+            lines.append(" | ".join([f"| {name}", *(f"{cell:g}" for cell in cells)]) + " |")
+    highest, last = (report["resources"][f"unrecorded_{what}"] for what in ("highest", "last"))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Lag, as requests without a complete record: {highest:,} at most, {last:,} when images last came.",
+            "",
+        ]
+    )
 
 
 def overload_text(report: dict[str, Any]) -> str:
