@@ -27,6 +27,7 @@ from runtime.settings import Settings
 from schemas.base import utc_now
 from schemas.topics import EXPLANATION_REQUESTS
 from tests.e2e.watched_demo import WatchedDemo, panel_queries
+from tests.servers.apache_kafka import ApacheKafka
 from views.rules import rules
 
 MODELWATCH = [sys.executable, "-m", "cli.main"]
@@ -155,14 +156,29 @@ def test_the_demo_fails_and_names_the_check_when_a_detector_is_wrong(tmp_path: P
     assert re.search(rf"1 of \d+ checks fail.*<li>{broken}</li>", (tmp_path / "out" / "report.html").read_text(), re.S)
 
 
+APACHE = pytest.param("apache", marks=[pytest.mark.real_kafka, pytest.mark.slow])
+
+
+@pytest.fixture(scope="module", params=["embedded", APACHE])
+def up_servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What `up` finds in its environment: nothing, so that it starts a broker; or an Apache Kafka."""
+    if request.param == "embedded":
+        yield {}
+        return
+    server = ApacheKafka(tmp_path_factory.mktemp("broker") / "kafka", request.getfixturevalue("apache_libraries"))
+    server.start()
+    yield {"KAFKA_BOOTSTRAP_SERVERS": server.bootstrap}
+    server.kill()
+
+
 @pytest.fixture(scope="module")
-def up_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def up_data(up_servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of `up`."""
     return tmp_path_factory.mktemp("up")
 
 
 @pytest.fixture(scope="module")
-def pipeline(up_data: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def pipeline(up_data: Path, up_servers: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`modelwatch up` on free ports: the process, and its broker's address."""
     log = up_data / "up.log"
     ports = ["--kafka-port", "0", "--elasticsearch-port", "0", "--worker-port", "0", "--agents-port", "0"]
@@ -172,6 +188,7 @@ def pipeline(up_data: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
+            env={**os.environ, **up_servers},
         )
     deadline = time.monotonic() + START_SECONDS
     while "modelwatch is up" not in log.read_text() or not (found := re.search(r"Kafka +(\S+)", log.read_text())):
@@ -183,9 +200,9 @@ def pipeline(up_data: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.fixture
-def urls(pipeline: tuple[subprocess.Popen[str], str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def urls(pipeline: tuple[subprocess.Popen[str], str], up_data: Path) -> dict[str, str]:
     """Where each agent serves its metrics, as `modelwatch up` said."""
-    log = next(tmp_path_factory.getbasetemp().glob("up*/up.log")).read_text()
+    log = (up_data / "up.log").read_text()
     return dict(re.findall(r"^ +(outliers|drift|confusion|explanations) +(http\S+)", log, re.MULTILINE))
 
 
