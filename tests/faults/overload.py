@@ -33,6 +33,7 @@ from tests.faults.stream import PARTITIONS, wait_for_answers, wait_until
 from tests.integration.workers import WorkerProcess
 from tests.servers.kafka_artifacts import kafka_libraries
 from tests.servers.kafka_cluster import KafkaCluster
+from tests.servers.maven import MissingServerError
 from tests.servers.messages import read
 from training.datasets import load_split
 
@@ -275,8 +276,12 @@ def main(
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
 ) -> None:
     """Send a worker three times what it can compute, and balance the books."""
-    with tempfile.TemporaryDirectory(prefix="modelwatch-overload-") as folder:
-        figures = measure(Path(folder), seconds)
+    try:
+        with tempfile.TemporaryDirectory(prefix="modelwatch-overload-") as folder:
+            figures = measure(Path(folder), seconds)
+    except (AssertionError, RuntimeError, MissingServerError) as failure:
+        console.print(failure)
+        raise typer.Exit(1) from failure
     text = orjson.dumps(figures, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
     if output:
         output.write_text(text + "\n")

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from subprocess import TimeoutExpired
 from typing import Annotated, Any
 
 import orjson
@@ -26,6 +27,7 @@ from tests.faults.faults import FAULTS, Fault
 from tests.faults.lab import PROCESSES, WINDOW, Lab, Sample
 from tests.faults.ledger import Ledger, balance
 from tests.servers.kafka_artifacts import kafka_libraries
+from tests.servers.maven import MissingServerError
 
 PAUSE_SECONDS = 2.0
 RECOVERY_SECONDS = 180.0
@@ -210,7 +212,7 @@ def main(
     folder = Path(tempfile.mkdtemp(prefix="modelwatch-faults-"))
     try:
         report, ledger = measure(folder, faults, rounds, minutes, rate, seed)
-    except (AssertionError, RuntimeError) as failure:
+    except (AssertionError, RuntimeError, TimeoutExpired, MissingServerError) as failure:
         console.print(f"{failure}\nlogs: {folder}")
         raise typer.Exit(1) from failure
     text = orjson.dumps(report | {"left_out": left_out}, option=orjson.OPT_INDENT_2).decode()

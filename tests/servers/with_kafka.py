@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.servers.apache_kafka import ApacheKafka
 from tests.servers.kafka_artifacts import kafka_libraries
+from tests.servers.maven import MissingServerError
 
 JVM = ["-Xmx1g", "-XX:+UseG1GC"]
 
@@ -20,8 +21,13 @@ def main() -> int:
     if len(sys.argv) < 2:
         print(__doc__, file=sys.stderr)
         return 2
+    try:
+        libraries = kafka_libraries()
+    except MissingServerError as reason:
+        print(reason, file=sys.stderr)
+        return 1
     with tempfile.TemporaryDirectory(prefix="modelwatch-kafka-") as folder:
-        broker = ApacheKafka(Path(folder) / "kafka", kafka_libraries(), jvm=JVM)
+        broker = ApacheKafka(Path(folder) / "kafka", libraries, jvm=JVM)
         try:
             broker.start()
             environment = os.environ | {"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap}
