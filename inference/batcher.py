@@ -60,13 +60,17 @@ class Overloaded(Exception):  # noqa: N818 - an answer to the caller, not a fail
 
 
 class Batcher:
-    """One thread that computes; jobs wait in two lines, interactive and bulk, that take turns when both are full.
+    """Threads that compute; jobs wait in two lines, interactive and bulk, that take turns when both are full.
+
+    With two batches under way, one fills the cores where the other waits: for its last thread at the end of each
+    operation, while decoding and publishing take a core now and then; or, on a GPU, for its images to be copied.
 
     Args:
         predictors: by model name.
         max_batch: largest batch by model name.
         observe: called after each batch with the model, the number of images and the seconds it took.
         max_interactive: images that may wait in the interactive line. The bulk line is bounded by who fills it.
+        streams: batches that are computed at the same time.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Batcher:
         max_batch: Mapping[str, int],
         observe: Callable[[str, int, float], None],
         max_interactive: int,
+        streams: int = 1,
     ) -> None:
         self._predictors = predictors
         self._max_batch = max_batch
@@ -86,18 +91,22 @@ class Batcher:
         self._bulk_turn = False
         self._changed = threading.Condition()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, name=f"compute-{number}", daemon=True) for number in range(streams)
+        ]
 
     def start(self) -> None:
         """Start computing."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Stop after the batch in hand; jobs still waiting are cancelled."""
+        """Stop after the batches in hand; jobs still waiting are cancelled."""
         with self._changed:
             self._stopping = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
         for job in (*self._interactive, *self._bulk):
             if job.future.cancel():
                 job.future.set_running_or_notify_cancel()  # wakes who waits for several futures at once

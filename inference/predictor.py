@@ -21,7 +21,7 @@ Outputs = NDArray[np.float32]
 
 
 class Predictor(Protocol):
-    """A loaded model."""
+    """A loaded model; several threads may `predict` at the same time."""
 
     device: str
 
@@ -55,28 +55,26 @@ class NullPredictor:
         return self._answer[: sum(len(part) for part in parts)]
 
 
-class BatchBuffer:
-    """Joins parts into one array whose length is a batch size of the spec; the rest is padding.
+def join_parts(parts: Sequence[Images], sizes: Sequence[int]) -> tuple[Images, int]:
+    """One array whose length is a batch size, and the number of its real rows; the rest is padding.
 
-    One buffer a dtype, used again for every batch: not thread-safe, and its contents last until the next call.
+    Args:
+        parts: arrays (n_i, *shape) of one dtype. A single one that needs no padding is not copied.
+        sizes: batch sizes, ascending.
+
+    Raises:
+        ValueError: the parts are more than the largest batch.
     """
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self._sizes = spec.batch_sizes
-        self._shape = (spec.max_batch, *spec.input.shape)
-        self._buffers: dict[str, Images] = {}
-
-    def join(self, parts: Sequence[Images]) -> tuple[Images, int]:
-        """The padded batch and the number of its real rows. A single part that needs no padding is not copied."""
-        count = sum(len(part) for part in parts)
-        size = next((size for size in self._sizes if size >= count), 0)
-        if not size:
-            raise ValueError(f"{count} images do not fit the largest batch of {self._sizes[-1]}")
-        if len(parts) == 1 and size == count:
-            return parts[0], count
-        buffer = self._buffers.setdefault(parts[0].dtype.name, np.zeros(self._shape, dtype=parts[0].dtype))
-        np.concatenate(parts, out=buffer[:count])
-        return buffer[:size], count
+    count = sum(len(part) for part in parts)
+    size = next((size for size in sizes if size >= count), 0)
+    if not size:
+        raise ValueError(f"{count} images do not fit the largest batch of {sizes[-1]}")
+    if len(parts) == 1 and size == count:
+        return parts[0], count
+    batch = np.empty((size, *parts[0].shape[1:]), dtype=parts[0].dtype)
+    np.concatenate(parts, out=batch[:count])
+    batch[count:] = 0
+    return batch, count
 
 
 class KerasPredictor:
@@ -89,7 +87,6 @@ class KerasPredictor:
         self._spec = folder.spec
         self.device = _prepare_device(tf, settings)
         model = _load(folder)
-        self._buffer = BatchBuffer(folder.spec)
         scale = folder.spec.input.scale
         self._graphs = {
             "uint8": self._freeze(lambda x: model(tf.cast(x, tf.float32) / scale, training=False), tf.uint8),
@@ -126,7 +123,7 @@ class KerasPredictor:
 
     def predict(self, parts: Sequence[Images]) -> Outputs:
         """See `Predictor`."""
-        batch, count = self._buffer.join(parts)
+        batch, count = join_parts(parts, self._spec.batch_sizes)
         answer: Outputs = self._graphs[batch.dtype.name](self._tf.constant(batch))[0].numpy()[:count]
         return answer
 

@@ -28,3 +28,5 @@ class WorkerSettings(Settings):
     """Compute in float16 where that is safe, on a GPU."""
     compute_threads: int = Field(0, ge=0)
     """TensorFlow's threads within one operation; 0 for one a core."""
+    compute_streams: int = Field(2, ge=1, le=16)
+    """Batches computed at the same time. With 1, cores stand still whenever one of a batch's threads has to wait."""

@@ -72,7 +72,13 @@ class Worker:
         predictors = self._load_models()
         _handle_signals(self.stop)
         self._check_credentials()
-        batcher = Batcher(predictors, self._batch_sizes, self._observe, self._settings.http_max_pending)
+        batcher = Batcher(
+            predictors,
+            self._batch_sizes,
+            self._observe,
+            self._settings.http_max_pending,
+            self._settings.compute_streams,
+        )
         batcher.start()
         writers = {name: _writer(folder, predictors[name]) for name, folder in self._folders.items()}
         recorder = Recorder(lambda: kafka.producer(self._settings, None, **{"message.timeout.ms": RECORD_MS}))

@@ -110,6 +110,7 @@ def consumer(settings: Settings, group: str, static: bool = True, **overrides: A
         "heartbeat.interval.ms": 3_000,
         "queued.max.messages.kbytes": 64 * 1024,
         "fetch.max.bytes": 50 * MIB,
+        "fetch.queue.backoff.ms": 10,
         # The embedded broker ignores fetch limits and may answer with a whole backlog; real brokers keep to them.
         "receive.message.max.bytes": 2_000_000_000,
     }

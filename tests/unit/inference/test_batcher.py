@@ -50,11 +50,13 @@ class RowSums:
 class Bench:
     """A running batcher over the models `a` and `b`."""
 
-    def __init__(self, max_interactive: int = 1000) -> None:
+    def __init__(self, max_interactive: int = 1000, streams: int = 1) -> None:
         self.predictors = {"a": RowSums(), "b": RowSums()}
         self.observed: list[tuple[str, int, float]] = []
         sizes = dict.fromkeys(self.predictors, MAX_BATCH)
-        self.batcher = Batcher(self.predictors, sizes, lambda *seen: self.observed.append(seen), max_interactive)
+        self.batcher = Batcher(
+            self.predictors, sizes, lambda *seen: self.observed.append(seen), max_interactive, streams
+        )
         self.batcher.start()
 
     def submit(self, first: float, count: int = 1, **job: Any) -> "Future[Answer]":
@@ -283,6 +285,26 @@ def test_stop_ends_after_the_batch_in_hand_and_cancels_what_waits() -> None:
     assert bench.predictors["b"].batches == []
 
 
+def test_two_streams_compute_two_batches_at_the_same_time_and_stop_waits_for_both() -> None:
+    bench = Bench(streams=2)
+    first = bench.hold()
+    second = bench.submit(1)
+    assert bench.predictors["a"].entered.acquire(timeout=SECONDS), "the second batch waits for the first"
+    third = bench.submit(2)
+    assert not bench.predictors["a"].entered.acquire(timeout=0.05), "three batches in two streams"
+    stopper = threading.Thread(target=bench.batcher.stop)
+    stopper.start()
+    time.sleep(0.05)
+    assert stopper.is_alive(), "stop returned while batches were being computed"
+    bench.release()
+    stopper.join(SECONDS)
+    assert not stopper.is_alive()
+    assert first.result(0).outputs[0, 1] == 0
+    assert second.result(0).outputs[0, 1] == 1
+    with pytest.raises(CancelledError):
+        third.result(0)
+
+
 JOBS = st.lists(
     st.tuples(
         st.sampled_from(["a", "b"]),
@@ -303,9 +325,11 @@ DEADLINES = {
 
 
 @settings(max_examples=60)
-@given(JOBS, st.booleans())
-def test_every_job_gets_exactly_its_own_rows(drawn: list[tuple[str, str, int, bool, str]], held: bool) -> None:
-    bench = Bench()
+@given(JOBS, st.booleans(), st.integers(1, 3))
+def test_every_job_gets_exactly_its_own_rows(
+    drawn: list[tuple[str, str, int, bool, str]], held: bool, streams: int
+) -> None:
+    bench = Bench(streams=streams)
     if held:
         bench.hold()
     jobs = [

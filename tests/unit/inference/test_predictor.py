@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.predictor import BatchBuffer, NullPredictor, load_predictor
+from inference.predictor import NullPredictor, join_parts, load_predictor
 from inference.settings import WorkerSettings
 from runtime.model_folder import ModelFolder
 from schemas.model_spec import InputSpec, ModelSpec, WeightsSpec
@@ -29,35 +29,31 @@ def images(count: int, dtype: str = "uint8", start: int = 1) -> np.ndarray:
 
 @given(st.lists(st.integers(1, 8), min_size=1, max_size=8).filter(lambda counts: sum(counts) <= 8))
 def test_a_batch_is_the_parts_in_order_padded_to_the_next_size(counts: list[int]) -> None:
-    buffer = BatchBuffer(SPEC)
     for dtype in ("uint8", "float32"):
         parts = [images(count, dtype, start=10 * number) for number, count in enumerate(counts)]
-        batch, count = buffer.join(parts)
+        batch, count = join_parts(parts, SIZES)
         assert count == sum(counts)
         assert len(batch) == min(size for size in SIZES if size >= count)
         assert batch.dtype == dtype
         assert np.array_equal(batch[:count], np.concatenate(parts))
 
 
-def test_what_an_earlier_batch_left_behind_is_only_padding() -> None:
-    buffer = BatchBuffer(SPEC)
-    buffer.join([images(4), images(3)])
-    batch, count = buffer.join([images(2, start=100), images(1, start=200)])
-    assert (len(batch), count) == (4, 3)
-    assert np.array_equal(batch[:3], np.concatenate([images(2, start=100), images(1, start=200)]))
+def test_the_padding_is_zero() -> None:
+    batch, count = join_parts([images(4), images(1)], SIZES)
+    assert (len(batch), count) == (8, 5)
+    assert not batch[5:].any()
 
 
 @pytest.mark.parametrize("count", SIZES)
 def test_a_single_part_of_exact_size_is_not_copied(count: int) -> None:
     part = images(count)
-    assert BatchBuffer(SPEC).join([part])[0] is part
+    assert join_parts([part], SIZES)[0] is part
 
 
 def test_two_parts_or_a_size_between_are_copied_and_the_callers_array_stays_as_it_was() -> None:
-    buffer = BatchBuffer(SPEC)
     for parts in ([images(1), images(1)], [images(3)]):
         before = [part.copy() for part in parts]
-        batch, _ = buffer.join(parts)
+        batch, _ = join_parts(parts, SIZES)
         batch[:] = 0
         assert all(np.array_equal(part, copy) for part, copy in zip(parts, before, strict=True))
 
@@ -65,12 +61,12 @@ def test_two_parts_or_a_size_between_are_copied_and_the_callers_array_stays_as_i
 def test_read_only_parts_are_joined() -> None:
     part = images(3)
     part.flags.writeable = False
-    assert np.array_equal(BatchBuffer(SPEC).join([part])[0][:3], part)
+    assert np.array_equal(join_parts([part], SIZES)[0][:3], part)
 
 
 def test_more_than_the_largest_batch_is_refused_with_both_numbers() -> None:
     with pytest.raises(ValueError, match="9 images do not fit the largest batch of 8"):
-        BatchBuffer(SPEC).join([images(5), images(4)])
+        join_parts([images(5), images(4)], SIZES)
 
 
 def test_the_null_model_answers_every_size_with_equal_probabilities() -> None:
