@@ -50,9 +50,9 @@ class Job:
     future: "Future[Answer]" = field(default_factory=Future)
 
     @property
-    def kind(self) -> tuple[str, str]:
+    def kind(self) -> tuple[str, np.dtype[Any]]:
         """Jobs of one kind can be computed together."""
-        return self.model, self.images.dtype.name
+        return self.model, self.images.dtype
 
 
 class Overloaded(Exception):  # noqa: N818 - an answer to the caller, not a failure of ours

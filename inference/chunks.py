@@ -76,7 +76,7 @@ def build_chunk(
 ) -> Chunk:
     """Decode each message, and group what could be decoded by model and dtype into parts of at most one batch."""
     chunk = Chunk(received_at, group)
-    groups: dict[tuple[str, str], list[DecodedRequest]] = {}
+    groups: dict[tuple[str, np.dtype[Any]], list[DecodedRequest]] = {}
     for message in messages:
         chunk.offsets[message.topic(), message.partition()] = message.offset() + 1
         headers: Headers = None
@@ -86,7 +86,7 @@ def build_chunk(
         except Refusal as refusal:
             chunk.refused.append(Refused(message, headers, refusal))
             continue
-        groups.setdefault((request.model, request.images.dtype.name), []).append(request)
+        groups.setdefault((request.model, request.images.dtype), []).append(request)
     for (model, _), requests in groups.items():
         chunk.parts.extend(split_parts(model, requests, max_batch(model)))
     return chunk

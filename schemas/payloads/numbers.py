@@ -8,10 +8,11 @@ those of that shape, and simdjson reads the numbers. Whatever does not fit goes 
 import json
 import re
 import secrets
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from math import isinf
+from math import isinf, prod
 from typing import Any, NoReturn
 
 import numpy as np
@@ -26,12 +27,24 @@ from schemas.refusal import Reason, Refusal
 MAX_RANK = 4
 MAX_LISTS = 300_000
 """Lists that are made in one document; millions of them hold the interpreter up for seconds."""
+MAX_KEPT = 256 << 10
+"""Bytes of text for which a thread's parser is kept; its memory is some ten times that."""
 _PLACEHOLDER = secrets.token_hex(16)
 _QUOTED_PLACEHOLDER = orjson.dumps(_PLACEHOLDER)
 _ARRAY_FIELD = re.compile(rb'"(?:instances|data)"[ \t\r\n]*:[ \t\r\n]*(?=\[)')
 _SPACE = b" \t\r\n"
 _NUMBER = b"0123456789.-+eE" + _SPACE
 _WORTH_CUTTING = 512  # bytes of text; shorter arrays are as fast through orjson
+
+
+class _Kept(threading.local):
+    """What each thread has of its own."""
+
+    def __init__(self) -> None:
+        self.parser = simdjson.Parser()
+
+
+_kept = _Kept()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +164,14 @@ def _read_expected(text: bytes, item: tuple[int, ...]) -> tuple[NDArray[Any], tu
     if shape is None:
         return None
     try:
-        # A parser of its own: they are not thread-safe, and a kept one keeps the memory of its largest document.
-        array: Any = simdjson.Parser().parse(text)
+        # A kept parser keeps the memory of its largest document, so a long one gets a parser of its own.
+        parser = _kept.parser if len(text) <= MAX_KEPT else simdjson.Parser()
+        array: Any = parser.parse(text)
         values = np.frombuffer(array.as_buffer(of_type="d"), np.float64)
     except (ValueError, RuntimeError, TypeError, AttributeError):
         return None
     # An empty innermost list has the skeleton of a list of one number; the count tells them apart.
-    return (values, shape) if values.size == np.prod(shape) else None
+    return (values, shape) if values.size == prod(shape) else None
 
 
 def _shape_of(skeleton: bytes, item: tuple[int, ...]) -> tuple[int, ...] | None:

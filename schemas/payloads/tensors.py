@@ -16,7 +16,7 @@ TOLERANCE = 1e-6
 """How far outside 0..1 rounding may carry a float."""
 DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("uint8", "float16", "float32", "float64")}
 """What pixels may be stored as; little endian where a payload does not say."""
-_BYTE_FRACTIONS = np.arange(256, dtype=np.float32) / np.float32(255)
+_HIGHEST = np.float32(255)
 
 
 def count_items(shape: Sequence[int], item: tuple[int, ...]) -> int:
@@ -68,9 +68,9 @@ def to_images(values: NDArray[Any], count: int, item: tuple[int, ...]) -> NDArra
             raise Refusal(Reason.NOT_FINITE, "found NaN or infinity; every number must be finite")
         raise Refusal(Reason.OUT_OF_RANGE, f"floats must be in 0..1; found {low:g} to {high:g}; send uint8 for 0..255")
     floats = np.ascontiguousarray(values, dtype=np.float32)
-    whole = np.rint(floats * np.float32(255)).astype(np.uint8)
-    same = np.array_equal(_BYTE_FRACTIONS[whole], floats)
-    return (whole if same else floats).reshape(count, *item)
+    nearest = np.rint(floats * _HIGHEST)
+    same = bool((nearest / _HIGHEST == floats).all())
+    return (nearest.astype(np.uint8) if same else floats).reshape(count, *item)
 
 
 def to_uint8(numbers: NDArray[Any]) -> NDArray[Any]:
