@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 import orjson
 
-from elasticsearch import ApiError, AsyncElasticsearch, TransportError, UnsupportedProductError
+from elasticsearch import ApiError, AsyncElasticsearch, ConnectionTimeout, TransportError, UnsupportedProductError
 from runtime.errors import ConfigurationError
 from runtime.logging import get_logger
 from runtime.metrics import CommonMetrics
@@ -25,6 +25,8 @@ FIRST_WAIT_SECONDS = 0.2
 MAX_WAIT_SECONDS = 5.0
 REQUEST_SECONDS = 30.0
 CONFLICT_RETRIES = 3
+GROWTH = 16
+"""Bulks are halved when the store does not answer in time, and grow by this part of the largest with each answer."""
 
 BUSY_STATUS = {408, 409, 429}
 """Besides 5xx: about the moment, not about the document."""
@@ -100,6 +102,7 @@ class RecordSink:
         self._metrics = metrics
         self._on_rejected = on_rejected
         self._max_documents = max_documents
+        self._size = max_documents
         self._max_bytes = max_bytes
         self._slots = asyncio.Semaphore(max_concurrent)
         self._first_wait = first_wait
@@ -130,13 +133,16 @@ class RecordSink:
     async def _deliver(self, actions: list[_Action]) -> None:
         async with self._slots:
             wait = self._first_wait
-            while remaining := await self._attempt(actions):
-                self._count(remaining, _Verdict.RETRIED)
-                if len(remaining) < len(actions):
+            while actions:
+                sent, rest = actions[: self._size], actions[self._size :]
+                remaining = await self._attempt(sent)
+                actions = remaining + rest
+                if len(remaining) < len(sent):
                     wait = self._first_wait
-                await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-                wait = min(2 * wait, self._max_wait)
-                actions = remaining
+                if remaining:
+                    self._count(remaining, _Verdict.RETRIED)
+                    await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+                    wait = min(2 * wait, self._max_wait)
 
     async def _attempt(self, actions: list[_Action]) -> list[_Action]:
         """Send one bulk request, and return the actions to send again."""
@@ -147,7 +153,10 @@ class RecordSink:
             return await self._refused_whole(actions, error)
         except TransportError as error:
             log.warning("record store does not answer; trying again", error=str(error), documents=len(actions))
+            if isinstance(error, ConnectionTimeout):
+                self._size = max(1, len(actions) // 2)  # a slow store would not finish all of it the next time either
             return actions
+        self._size = min(self._max_documents, self._size + max(1, self._max_documents // GROWTH))
         return await self._sort(actions, response["items"])
 
     async def _refused_whole(self, actions: list[_Action], error: ApiError) -> list[_Action]:

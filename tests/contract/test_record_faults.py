@@ -92,6 +92,24 @@ def test_a_store_that_is_busy_or_cuts_the_line_gets_everything_in_the_end(store:
     run(test())
 
 
+def test_a_store_too_slow_for_a_whole_bulk_gets_smaller_ones_until_it_answers_in_time_and_larger_ones_again(
+    store: Store, unique: str
+) -> None:
+    async def test() -> None:
+        options = {"request_timeout": 0.5, "max_documents": 64, "max_concurrent": 1}
+        async with flaky_bench(store.url, unique, **options) as (flaky, made):
+            flaky.delay_each = 0.05  # 3.2 s for 64 documents
+            await made.sink.write(made.numbers(64))
+            assert len(await made.stored()) == 64
+            assert made.count("written") == 64
+            flaky.delay_each = 0.0
+            await made.sink.write(made.numbers(800))
+            assert max(len(bulk.ids) for bulk in flaky.bulks[-10:]) == 64
+            assert len(await made.stored()) == 800
+
+    run(test())
+
+
 def test_after_a_long_outage_the_next_attempt_is_seconds_away(
     store: Store, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ class FlakyStore:
         refuse_once: by document id, status and error type of the answer to the next attempt to write it.
         poison: ids that make the store refuse any bulk request with them as a whole, with status 400.
         delay: seconds before each answer.
+        delay_each: further seconds for each document. Nothing is stored of a caller that hung up meanwhile.
         most_at_once: largest number of bulk requests that were under way together.
     """
 
@@ -45,6 +46,7 @@ class FlakyStore:
         self.refuse_once: dict[str, tuple[int, str]] = {}
         self.poison: set[str] = set()
         self.delay = 0.0
+        self.delay_each = 0.0
         self.most_at_once = 0
         self._at_once = 0
         self._target = target
@@ -73,7 +75,9 @@ class FlakyStore:
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:
-            await asyncio.sleep(self.delay)
+            await asyncio.sleep(self.delay + self.delay_each * body.count(b"\n") / 2)
+            if request.transport is None:
+                return web.Response()
             return await self._bulk(request, body)
         finally:
             self._at_once -= 1

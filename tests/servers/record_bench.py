@@ -38,12 +38,15 @@ class Store:
 class Bench:
     """A sink with the client it writes by, and what came out of it."""
 
-    def __init__(self, client: AsyncElasticsearch, index: str, **options: Any) -> None:
+    def __init__(
+        self, client: AsyncElasticsearch, index: str, request_timeout: float | None = None, **options: Any
+    ) -> None:
         self.client = client
         self.index = index
         self.rejected: list[tuple[str, str]] = []
         self.registry = CollectorRegistry()
-        self.sink = RecordSink(client, CommonMetrics(self.registry, "test"), self._on_rejected, **(FAST | options))
+        writer = client.options(request_timeout=request_timeout) if request_timeout else client
+        self.sink = RecordSink(writer, CommonMetrics(self.registry, "test"), self._on_rejected, **(FAST | options))
 
     async def _on_rejected(self, record: Record, reason: str) -> None:
         self.rejected.append((record.id, reason))
