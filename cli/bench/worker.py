@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ BACKLOG_BYTES = 300_000_000
 WARM_SHARE = 0.1
 EXPECTED_NULL_RATE = 20_000
 LATENCY_SECONDS = 5.0
+QUANTILES = (50, 95, 99)
 WARM_UP_REQUESTS = 20
 POLL_SECONDS = 0.25
 LOGS = Path("build/bench/logs")
@@ -122,8 +124,8 @@ class BareModel:
         self._predictor = load_predictor(self._folder, settings)
         self._predictor.warm_up()
 
-    def rate(self, load: Load, seconds: float) -> float:
-        """Images a second."""
+    def rate(self, load: Load, seconds: float, loops: int = 1) -> float:
+        """Images a second of so many loops at once."""
         spec = self._folder.spec
         headers = [(CONTENT_TYPE, load.payload.content_type.encode())]
         decoded = [
@@ -131,28 +133,39 @@ class BareModel:
         ]
         size = spec.max_batch
         batches = [np.concatenate(decoded[start : start + size]) for start in range(0, len(decoded) - size + 1, size)]
-        count, began = 0, time.perf_counter()
-        while time.perf_counter() - began < seconds:
-            for batch in batches:
-                self._predictor.predict([batch])
-            count += size * len(batches)
-        return count / (time.perf_counter() - began)
+        ends = time.perf_counter() + seconds
+
+        def loop() -> int:
+            count = 0
+            while time.perf_counter() < ends:
+                for batch in batches:
+                    self._predictor.predict([batch])
+                count += size * len(batches)
+            return count
+
+        began = time.perf_counter()
+        with ThreadPoolExecutor(loops) as pool:
+            counts = [running.result() for running in [pool.submit(loop) for _ in range(loops)]]
+        return sum(counts) / (time.perf_counter() - began)
 
 
 def _measure(load: Load, stack: Stack, model: BareModel, seconds: float) -> dict[str, Any]:
     """The bare model is measured before and after the pipeline: a machine's speed drifts by more than we look for."""
+    loops = (1, read_settings(WorkerSettings).compute_streams)
     with _suspended(stack):
-        before = model.rate(load, seconds)
-    pipeline = _pipeline_rate(load, stack, stack.settings.default_model, load.count(seconds, before))
+        before = [model.rate(load, seconds, number) for number in loops]
+    pipeline = _pipeline_rate(load, stack, stack.settings.default_model, load.count(seconds, before[0]))
     with _suspended(stack):
-        after = model.rate(load, seconds)
-    bare = (before + after) / 2
+        after = [model.rate(load, seconds, number) for number in loops]
+    bare, concurrent = ((one + other) / 2 for one, other in zip(before, after, strict=True))
     null = _pipeline_rate(load, stack, NULL_MODEL, load.count(seconds, EXPECTED_NULL_RATE))
     copy = _copy_rate(load, stack.settings, load.count(seconds, EXPECTED_NULL_RATE))
     return {
         "bare_images_per_s": round(bare, 1),
+        "bare_concurrent_images_per_s": round(concurrent, 1),
         "pipeline_images_per_s": round(pipeline, 1),
         "ratio": round(pipeline / bare, 4),
+        "ratio_concurrent": round(pipeline / concurrent, 4),
         "null_images_per_s": round(null, 1),
         "copy_images_per_s": round(copy, 1),
         "latency_ms": _latency(load, stack, pipeline / 2),
@@ -272,8 +285,9 @@ def _latency(load: Load, stack: Stack, rate: float) -> dict[str, float]:
     reader.join()
     if len(latencies) < count:
         raise FatalError(f"only {len(latencies)} of {count} requests were answered within 30 s; see build/bench/logs")
-    p50, p95, p99 = np.percentile(np.array(latencies) * 1000, [50, 95, 99])
-    return {"rate": round(rate, 1), "p50": round(p50, 1), "p95": round(p95, 1), "p99": round(p99, 1)}
+    found = np.percentile(np.array(latencies) * 1000, QUANTILES)
+    quantiles = {f"p{name}": round(value, 1) for name, value in zip(QUANTILES, found, strict=True)}
+    return {"rate": round(rate, 1)} | quantiles
 
 
 def _read_latencies(
@@ -294,16 +308,15 @@ def _read_latencies(
 
 
 def _print(results: dict[str, Any], console: Console) -> None:
-    table = Table("format", "bare/s", "pipeline/s", "ratio", "null/s", "copy/s", "p50 ms", "p95 ms", "p99 ms", box=None)
+    table = Table(title="images a second, and latency in ms", title_justify="left", box=None)
+    for column in ("", "bare", "concurrent", "pipeline", "ratios", "null", "copy", "p50", "p95", "p99"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for name, figures in results.items():
-        latency = figures["latency_ms"]
-        rates = [figures[key] for key in ("bare_images_per_s", "pipeline_images_per_s")]
-        own = [figures[key] for key in ("null_images_per_s", "copy_images_per_s")]
-        table.add_row(
-            name,
-            *(f"{rate:,.0f}" for rate in rates),
-            f"{figures['ratio']:.3f}",
-            *(f"{rate:,.0f}" for rate in own),
-            *(f"{latency[key]:.0f}" for key in ("p50", "p95", "p99")),
+        bare, concurrent, pipeline, null, copy = (
+            f"{figures[f'{rate}_images_per_s']:,.0f}"
+            for rate in ("bare", "bare_concurrent", "pipeline", "null", "copy")
         )
+        ratios = f"{figures['ratio']:.2f} {figures['ratio_concurrent']:.2f}"
+        latencies = (f"{figures['latency_ms'][f'p{quantile}']:.0f}" for quantile in QUANTILES)
+        table.add_row(name, bare, concurrent, pipeline, ratios, null, copy, *latencies)
     console.print(table)
