@@ -133,6 +133,7 @@ class AgentProcess:
         self._shown: set[Any] = set()
         self._uncommitted: dict[Any, int] = {}
         self._missing: set[str] = set()
+        self._topics = kafka.Topics(settings)
         self._began = time.monotonic()
 
     def run(self) -> None:
@@ -212,7 +213,7 @@ class AgentProcess:
         return await asyncio.to_thread(kafka.is_member, self._settings, self._group)
 
     async def _check_servers(self, agent: Agent, store: AsyncElasticsearch) -> None:
-        found = await asyncio.to_thread(kafka.cluster_topics, self._settings, 5.0)
+        found = await asyncio.to_thread(self._topics.read, 5.0)
         check_topics(found, agent.topics)
         if not await templates_are_there(store):
             raise TransientError("the record store lacks our index templates; put them there with `modelwatch setup`")
@@ -242,7 +243,7 @@ class AgentProcess:
             FatalError: it was missing the last time, too; the next process waits for it before it reads.
         """
         try:
-            found = await asyncio.to_thread(kafka.cluster_topics, self._settings, 5.0)
+            found = await asyncio.to_thread(self._topics.read, 5.0)
         except TransientError:
             return  # brokers that are away have deleted nothing
         missing = {topic.name for topic in agent.topics} - found.keys()
@@ -257,7 +258,7 @@ class AgentProcess:
         """End the process at once, and tell the true reason if it is a deleted topic: aiokafka only asserts."""
         missing: set[str] = set()
         with contextlib.suppress(ModelwatchError):  # then the reason given is the one
-            missing = {topic.name for topic in agent.topics} - kafka.cluster_topics(self._settings, END_SECONDS).keys()
+            missing = {topic.name for topic in agent.topics} - self._topics.read(END_SECONDS).keys()
         end_process(FatalError(_deleted(missing)) if missing else reason)
 
     def _count_assignments(self, epoch: int) -> None:

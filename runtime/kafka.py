@@ -198,31 +198,47 @@ def _topics_when_known(settings: Settings, names: set[str], timeout: float) -> d
     return found
 
 
-def cluster_topics(settings: Settings, timeout: float = 10.0) -> dict[str, int]:
-    """The cluster's topics, and the number of partitions of each.
+class Topics:
+    """Asks the cluster for its topics, by one client that is kept.
 
-    Raises:
-        TransientError: no broker answered within `timeout` seconds.
-        ConfigurationError: the brokers refuse our credentials, or we their certificate.
+    librdkafka makes and ends a client while it holds the interpreter's lock, and waits by the time of day meanwhile: a
+    process that does so again and again stands still where the clock is set just then.
     """
-    errors: list[KafkaError] = []
-    # The request's own error says only that it timed out; why comes by the callback, which `poll` calls.
-    client = admin(settings, error_cb=errors.append, log_level=0)
-    try:
-        metadata = _metadata(client, timeout, lambda: any(map(_wrong_setting, errors)))
-    except KafkaException as failure:
-        at = settings.kafka_bootstrap_servers
-        for error in filter(_wrong_setting, errors):
-            raise ConfigurationError(
-                f"the brokers at {at} and this client do not accept each other: {error.str()}; "
-                "check the MODELWATCH_KAFKA_SECURITY_PROTOCOL, _SASL_ and _SSL_ settings"
+
+    def __init__(self, settings: Settings) -> None:
+        self._at = settings.kafka_bootstrap_servers
+        self._errors: list[KafkaError] = []
+        # The request's own error says only that it timed out; why comes by the callback, which `poll` calls.
+        self._client = admin(settings, error_cb=self._errors.append, log_level=0)
+
+    def read(self, timeout: float = 10.0) -> dict[str, int]:
+        """The cluster's topics, and the number of partitions of each.
+
+        Raises:
+            TransientError: no broker answered within `timeout` seconds.
+            ConfigurationError: the brokers refuse our credentials, or we their certificate.
+        """
+        self._client.poll(0)
+        self._errors.clear()  # those of the time before
+        try:
+            metadata = _metadata(self._client, timeout, lambda: any(map(_wrong_setting, self._errors)))
+        except KafkaException as failure:
+            for error in filter(_wrong_setting, self._errors):
+                raise ConfigurationError(
+                    f"the brokers at {self._at} and this client do not accept each other: {error.str()}; "
+                    "check the MODELWATCH_KAFKA_SECURITY_PROTOCOL, _SASL_ and _SSL_ settings"
+                ) from failure
+            causes = ", ".join(dict.fromkeys(error.str() for error in [failure.args[0], *self._errors]))
+            raise TransientError(
+                f"no broker answered at {self._at} within {timeout:g} s ({causes}); "
+                "is KAFKA_BOOTSTRAP_SERVERS right and the broker up?"
             ) from failure
-        causes = ", ".join(dict.fromkeys(error.str() for error in [failure.args[0], *errors]))
-        raise TransientError(
-            f"no broker answered at {at} within {timeout:g} s ({causes}); "
-            "is KAFKA_BOOTSTRAP_SERVERS right and the broker up?"
-        ) from failure
-    return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+        return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+
+
+def cluster_topics(settings: Settings, timeout: float = 10.0) -> dict[str, int]:
+    """The cluster's topics, asked for once; see `Topics.read`."""
+    return Topics(settings).read(timeout)
 
 
 def _metadata(client: AdminClient, timeout: float, hopeless: Callable[[], bool]) -> Any:

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import orjson
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from agents.confusion.entries import Entry, entry_of
 from agents.confusion.fold import Fold, decode_fold, encode_fold, latest
@@ -22,6 +23,7 @@ from schemas.topics import JOIN_FOLDS, JOINS
 log = get_logger(__name__)
 
 CALL_SECONDS = 30.0
+KEPT_SECONDS = 2.0
 QUIET_SECONDS = 60.0
 POLL_SECONDS = 0.05
 """A call that takes many messages waits so long although the end is reached."""
@@ -86,12 +88,18 @@ class JoinLoader:
         return self._ends(partition)[1]
 
     def _ends(self, partition: int) -> tuple[int, int]:
-        reader = kafka.assigned_consumer(self._settings)
+        log = TopicPartition(JOINS.name, partition)
         try:
-            low, high = reader.get_watermark_offsets(TopicPartition(JOINS.name, partition), timeout=CALL_SECONDS)
-            return low, high
-        finally:
-            reader.close()
+            low, high = self._reader.get_watermark_offsets(log, timeout=KEPT_SECONDS)
+        except KafkaException:
+            del self._reader  # it may have asked the partition's former leader
+            low, high = self._reader.get_watermark_offsets(log, timeout=CALL_SECONDS)
+        return low, high
+
+    @cached_property
+    def _reader(self) -> Consumer:
+        """Asks for the log's ends. It is kept, because that is done every few seconds."""
+        return kafka.assigned_consumer(self._settings)
 
     def _folds(self, partition: int) -> list[Fold]:
         values = (message.value() for message in self._read(JOIN_FOLDS.name, partition, OFFSET_BEGINNING))
