@@ -26,7 +26,8 @@ MAX_WAIT_SECONDS = 5.0
 REQUEST_SECONDS = 30.0
 CONFLICT_RETRIES = 3
 GROWTH = 16
-"""Bulks are halved when the store does not answer in time, and grow by this part of the largest with each answer."""
+"""Bulks are halved when the store does not answer in time, and grow by this part of the largest with each answer to one
+of that size."""
 
 BUSY_STATUS = {408, 409, 429}
 """Besides 5xx: about the moment, not about the document."""
@@ -156,7 +157,8 @@ class RecordSink:
             if isinstance(error, ConnectionTimeout):
                 self._size = max(1, len(actions) // 2)  # a slow store would not finish all of it the next time either
             return actions
-        self._size = min(self._max_documents, self._size + max(1, self._max_documents // GROWTH))
+        if len(actions) >= self._size:  # small ones tell nothing about what a whole one takes
+            self._size = min(self._max_documents, self._size + max(1, self._max_documents // GROWTH))
         return await self._sort(actions, response["items"])
 
     async def _refused_whole(self, actions: list[_Action], error: ApiError) -> list[_Action]:

@@ -92,6 +92,7 @@ class JoinLoader:
         try:
             low, high = self._reader.get_watermark_offsets(log, timeout=KEPT_SECONDS)
         except KafkaException:
+            self._reader.close()
             del self._reader  # it may have asked the partition's former leader
             low, high = self._reader.get_watermark_offsets(log, timeout=CALL_SECONDS)
         return low, high

@@ -103,9 +103,26 @@ def test_a_store_too_slow_for_a_whole_bulk_gets_smaller_ones_until_it_answers_in
             assert len(await made.stored()) == 64
             assert made.count("written") == 64
             flaky.delay_each = 0.0
-            await made.sink.write(made.numbers(800))
+            await made.sink.write(made.numbers(3000))
             assert max(len(bulk.ids) for bulk in flaky.bulks[-10:]) == 64
-            assert len(await made.stored()) == 800
+            assert len(await made.stored()) == 3000
+
+    run(test())
+
+
+def test_small_bulks_that_are_answered_make_no_large_ones_of_those_that_were_not(store: Store, unique: str) -> None:
+    async def test() -> None:
+        options = {"request_timeout": 0.25, "max_documents": 64, "max_concurrent": 4}
+        async with flaky_bench(store.url, unique, **options) as (flaky, made):
+            flaky.delay_each = 0.03
+            large = asyncio.create_task(made.sink.write(made.numbers(64)))
+            number = 0
+            while not large.done():
+                await made.sink.write([made.record(f"small {number}", {"number": number})])
+                number += 1
+            await large
+            assert number > 0
+            assert len(await made.stored()) == 64 + number
 
     run(test())
 

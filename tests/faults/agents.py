@@ -19,7 +19,6 @@ from agents.drift.reports import report_of
 from agents.drift.windows import Entry, PartitionWindows
 from runtime.model_folder import load_model_folder, load_model_folders, write_checksums
 from runtime.settings import PROJECT_MODELS, Settings
-from schemas.base import utc_now
 from schemas.messages import DriftReport
 from schemas.topics import DRIFT, FEATURES
 from tests.integration.workers import WorkerProcess
@@ -150,11 +149,15 @@ class Store:
         return int(self.call("POST", f"modelwatch-{kind}-*/_count?allow_no_indices=true", body)["count"])
 
     def having(self, names: Iterable[str], field: str) -> set[str]:
-        """Those of these requests whose record of today has a field."""
-        index = f"modelwatch-inferences-{utc_now():%Y.%m.%d}"
-        found = self.call("POST", f"{index}/_mget?_source_includes={field}", {"ids": list(names)})["docs"]
+        """Those of these requests whose record has a field. A process with a wrong clock dates them wrongly."""
         outer, inner = field.split(".")
-        return {one["_id"] for one in found if inner in one.get("_source", {}).get(outer, {})}
+        ids = list(names)
+        return {
+            one["_id"]
+            for index in self.call("GET", "modelwatch-inferences-*/_mapping")
+            for one in self.call("POST", f"{index}/_mget?_source_includes={field}", {"ids": ids})["docs"]
+            if inner in one.get("_source", {}).get(outer, {})
+        }
 
     def all(self, kind: str, fields: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Every record of a kind by id, these fields only."""

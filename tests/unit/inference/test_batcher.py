@@ -72,6 +72,16 @@ class Bench:
     def release(self) -> None:
         self.predictors["a"].may_go_on.set()
 
+    def stop_while_held(self) -> None:
+        """Stop, which must last until what is being computed is released."""
+        stopper = threading.Thread(target=self.batcher.stop)
+        stopper.start()
+        time.sleep(0.05)
+        assert stopper.is_alive(), "stop returned while a batch was being computed"
+        self.release()
+        stopper.join(SECONDS)
+        assert not stopper.is_alive()
+
 
 def rows_of(first: float, count: int = 1, dtype: str = "float32") -> Images:
     """`count` rows, the first number of each `first`, all rows different."""
@@ -269,13 +279,7 @@ def test_stop_ends_after_the_batch_in_hand_and_cancels_what_waits() -> None:
     bench = Bench()
     in_hand = bench.hold()
     waiting = [bench.submit(1), bench.submit(2, interactive=True), bench.submit(3, model="b")]
-    stopper = threading.Thread(target=bench.batcher.stop)
-    stopper.start()
-    time.sleep(0.05)
-    assert stopper.is_alive(), "stop returned while a batch was being computed"
-    bench.release()
-    stopper.join(SECONDS)
-    assert not stopper.is_alive()
+    bench.stop_while_held()
     assert in_hand.result(0).batch_size == 1
     # As the publisher waits for them: a future only marked as cancelled would hold it up for ever.
     assert not wait(waiting, timeout=5).not_done
@@ -292,13 +296,7 @@ def test_two_streams_compute_two_batches_at_the_same_time_and_stop_waits_for_bot
     assert bench.predictors["a"].entered.acquire(timeout=SECONDS), "the second batch waits for the first"
     third = bench.submit(2)
     assert not bench.predictors["a"].entered.acquire(timeout=0.05), "three batches in two streams"
-    stopper = threading.Thread(target=bench.batcher.stop)
-    stopper.start()
-    time.sleep(0.05)
-    assert stopper.is_alive(), "stop returned while batches were being computed"
-    bench.release()
-    stopper.join(SECONDS)
-    assert not stopper.is_alive()
+    bench.stop_while_held()
     assert first.result(0).outputs[0, 1] == 0
     assert second.result(0).outputs[0, 1] == 1
     with pytest.raises(CancelledError):
