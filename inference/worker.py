@@ -80,7 +80,8 @@ class Worker:
             self._settings.compute_streams,
         )
         batcher.start()
-        writers = {name: _writer(folder, predictors[name]) for name, folder in self._folders.items()}
+        default = self._settings.default_model
+        writers = {name: _writer(folder, predictors[name], name == default) for name, folder in self._folders.items()}
         recorder = Recorder(lambda: kafka.producer(self._settings, None, **{"message.timeout.ms": RECORD_MS}))
         pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         token = self._settings.http_token
@@ -203,6 +204,6 @@ def _leave(*_signal: object) -> None:
     os._exit(0)
 
 
-def _writer(folder: ModelFolder, predictor: Predictor) -> PairWriter:
+def _writer(folder: ModelFolder, predictor: Predictor, primary: bool) -> PairWriter:
     spec = folder.spec
-    return PairWriter(spec.name, spec.version, folder.weights_sha256, spec.labels, predictor.device, spec.task)
+    return PairWriter(spec.name, spec.version, folder.weights_sha256, spec.labels, predictor.device, spec.task, primary)

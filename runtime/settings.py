@@ -8,6 +8,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from runtime.errors import ConfigurationError
+from schemas.clock import MAX_AHEAD_SECONDS
 
 PROJECT_MODELS = Path(__file__).resolve().parent.parent / "models"
 
@@ -66,6 +67,9 @@ class Settings(BaseSettings):
     """Folder of model folders: each holds a model.yaml."""
     default_model: str = "cifar10-resnet32"
     """Model of a request that names none."""
+    max_ahead_seconds: float = Field(MAX_AHEAD_SECONDS, ge=0, le=86_400)
+    """A moment in a message (`ce_time`, `sent_at`, `given_at`, `answered_at`) may lie so far ahead of the message's
+    arrival at the broker, and that of the reader's clock; beyond it, the message is refused."""
 
     instance: str = Field(default_factory=socket.gethostname, pattern=r"^[A-Za-z0-9._-]{1,100}$")
     """Name of this instance, unique among the replicas of its service and the same after a restart."""

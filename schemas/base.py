@@ -4,9 +4,19 @@ from datetime import datetime, timezone
 from typing import Annotated, Any
 
 import pybase64
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
 
-MAX_ID_LENGTH = 256
+from schemas.identity import MAX_ID_BYTES
+
 MAX_ATTRIBUTES = 16
 MAX_INTEGER = 2**63 - 1
 """What Kafka, the record store and most readers of JSON hold; pydantic reads any number of digits."""
@@ -26,7 +36,14 @@ Base64Bytes = Annotated[
 ]
 """Bytes in Python, standard base64 (RFC 4648 section 4) in JSON; pydantic's own option uses the URL alphabet."""
 
-RequestId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+
+def _check_id_bytes(value: str) -> str:
+    if (size := len(value.encode(errors="surrogatepass"))) > MAX_ID_BYTES:
+        raise ValueError(f"an id has at most {MAX_ID_BYTES} bytes of UTF-8; found {size}")
+    return value
+
+
+RequestId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(_check_id_bytes)]
 Attributes = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]], Field(max_length=MAX_ATTRIBUTES)
 ]

@@ -77,6 +77,9 @@ class InferenceResponse(Message):
     outcome: Outcome = Outcome.OK
     model: str
     model_version: str
+    primary: bool = Field(
+        True, description="Whether the model is the one that requests without a model are for; names the record"
+    )
     weights_sha256: str
     probabilities: tuple[float, ...] | None = Field(None, description="One a class, in the order of the model's labels")
     predicted: int | None = Field(None, le=MAX_INTEGER, description="Index of the most probable class")

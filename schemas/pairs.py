@@ -41,6 +41,7 @@ class PairWriter:
         labels: one an output, in order.
         device: what it computes on.
         task: as in its `ModelSpec`; says what the outputs are.
+        primary: whether it answers the requests that name no model.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class PairWriter:
         labels: Sequence[str],
         device: str,
         task: Task = "classification",
+        primary: bool = True,
     ) -> None:
         self._model = model
         self._labels = tuple(labels)
@@ -59,6 +61,7 @@ class PairWriter:
             "schema_version": _RESPONSE_VERSION,
             "model": model,
             "model_version": version,
+            "primary": primary,
             "weights_sha256": weights_sha256,
             "device": device,
         }

@@ -22,6 +22,7 @@ class Reason(str, Enum):
     WRONG_DTYPE = "wrong_dtype"
     NOT_FINITE = "not_finite"
     OUT_OF_RANGE = "out_of_range"
+    IN_FUTURE = "in_future"
     ORPHAN = "orphan"
     MAPPING_REJECTED = "mapping_rejected"
 

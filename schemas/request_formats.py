@@ -6,7 +6,8 @@ Sources: Open Inference Protocol V2, inference request JSON object; TensorFlow S
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.base import MAX_ATTRIBUTES, MAX_ID_LENGTH
+from schemas.base import MAX_ATTRIBUTES
+from schemas.identity import MAX_ID_BYTES
 from schemas.json_schema import Schema
 
 JSON = "application/json"
@@ -17,7 +18,7 @@ MOMENT: Schema = {
     "description": "RFC 3339, or seconds since the epoch",
     "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number", "minimum": 0}],
 }
-REQUEST_ID: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH}
+REQUEST_ID: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_ID_BYTES}
 ATTRIBUTES: Schema = {
     "type": "object",
     "additionalProperties": {"type": "string"},

@@ -300,7 +300,7 @@ def no_content_type(rng: np.random.Generator) -> _Draft:
 
 @_fault
 def bad_id(rng: np.random.Generator) -> _Draft:
-    key = (b"\xff\xfe", b"   ", b"line\nbreak", b"long" * 65)[rng.integers(4)]
+    key = (b"\xff\xfe", b"   ", b"line\nbreak", b"long" * 129)[rng.integers(4)]
     return _Draft(encode_npy(images(rng)), NPY, (Reason.INVALID_ID,), key=key)
 
 

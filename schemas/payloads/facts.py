@@ -8,8 +8,9 @@ from unicodedata import category
 
 from uuid_utils import uuid7
 
-from schemas.base import MAX_ATTRIBUTES, MAX_ID_LENGTH
+from schemas.base import MAX_ATTRIBUTES
 from schemas.headers import ATTRIBUTE_PREFIX, CE_ID, MODEL, TRACEPARENT, checked_time, parse_time
+from schemas.identity import MAX_ID_BYTES
 from schemas.model_spec import ModelSpec
 from schemas.payloads.body import brief
 from schemas.refusal import Reason, Refusal
@@ -31,8 +32,8 @@ def request_ids(key: bytes | None, headers: FoundHeaders, body_id: object, count
     """
     base = _base_id(key, headers, body_id)
     ids = [base] if count == 1 else [f"{base}-{index}" for index in range(count)]
-    if len(ids[-1]) > MAX_ID_LENGTH:
-        raise Refusal(Reason.INVALID_ID, f"id {brief(ids[-1])} has {len(ids[-1])} characters; at most {MAX_ID_LENGTH}")
+    if (size := len(ids[-1].encode(errors="surrogatepass"))) > MAX_ID_BYTES:
+        raise Refusal(Reason.INVALID_ID, f"id {brief(ids[-1])} has {size} bytes of UTF-8; at most {MAX_ID_BYTES}")
     if not base.strip():
         raise Refusal(Reason.INVALID_ID, f"id {brief(base)} is blank; leave it out to be given one")
     if not base.isprintable() and any(category(character) == "Cc" for character in base):

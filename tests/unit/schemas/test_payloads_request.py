@@ -7,7 +7,8 @@ import numpy as np
 import orjson
 import pytest
 
-from schemas.base import MAX_ATTRIBUTES, MAX_ID_LENGTH
+from schemas.base import MAX_ATTRIBUTES
+from schemas.identity import MAX_ID_BYTES
 from schemas.payloads import CONTENT_TYPES, FORMATS, MAX_IMAGES, decode_request, encode_json, encode_npy, encode_v2
 from schemas.refusal import Reason, Refusal
 from schemas.topics import MAX_REQUEST_BYTES
@@ -96,7 +97,9 @@ def test_up_to_the_limit_of_images_are_taken() -> None:
     assert (refusal.reason, str(MAX_IMAGES + 1) in refusal.detail) == (Reason.TOO_MANY_IMAGES, True)
 
 
-@pytest.mark.parametrize("key", [b"", b" \t", b"\xc3\x28", b"a\nb", b"a\x00b", b"\x7f", "\u0085x".encode(), b"x" * 257])
+@pytest.mark.parametrize(
+    "key", [b"", b" \t", b"\xc3\x28", b"a\nb", b"a\x00b", b"\x7f", "\u0085x".encode(), b"x" * 513, "画".encode() * 171]
+)
 def test_an_unusable_id_is_refused(key: bytes) -> None:
     assert refusal_of(GOOD, NPY, key=key).reason is Reason.INVALID_ID
     assert refusal_of(GOOD, NPY, ("ce_id", key), key=None).reason is Reason.INVALID_ID
@@ -107,14 +110,14 @@ def test_an_unusable_id_in_the_body_is_refused(body_id: object) -> None:
     assert refusal_of(our_json(request_id=body_id), JSON, key=None).reason is Reason.INVALID_ID
 
 
-@pytest.mark.parametrize("key", ["x" * 256, "Zürich 7", "ид", "a\u00a0b", "🚚"])
+@pytest.mark.parametrize("key", ["x" * 512, "画" * 170, "Zürich 7", "ид", "a\u00a0b", "🚚"])
 def test_any_other_text_is_an_id(key: str) -> None:
     assert decode(GOOD, NPY, key=key.encode()).request_ids == [key]
 
 
 def test_the_number_of_an_image_counts_towards_the_length_of_its_id() -> None:
-    two, fits = encode_npy(images(RNG, 2, *SHAPE)), b"x" * (MAX_ID_LENGTH - 2)
-    assert max(map(len, decode(two, NPY, key=fits).request_ids)) == MAX_ID_LENGTH
+    two, fits = encode_npy(images(RNG, 2, *SHAPE)), b"x" * (MAX_ID_BYTES - 2)
+    assert max(map(len, decode(two, NPY, key=fits).request_ids)) == MAX_ID_BYTES
     assert refusal_of(two, NPY, key=fits + b"x").reason is Reason.INVALID_ID
 
 
