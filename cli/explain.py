@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.table import Column, Table
 
 from cli.ask import ask
 from cli.sources import SUFFIXES
+from cli.times import duration
 from elasticsearch import ApiError, Elasticsearch, TransportError
 from runtime.errors import ConfigurationError, TransientError
 from runtime.model_folder import load_model_folders
@@ -30,7 +31,6 @@ from schemas.refusal import Refusal
 MAX_OUTLIERS = 10_000
 EXPLAINED = ("ok", "no_anchor")
 COLUMNS = ("answer", "outcome", "precision", "coverage", "segments", "evaluations", "seconds")
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _read_image(path: Path, model: str | None, settings: Settings) -> Tensor:
 
 def _outliers(settings: Settings, options: ExplainOptions) -> list[str]:
     """Ids of the flagged pairs since `--last`, the oldest first."""
-    since = utc_now() - _duration(options.last)
+    since = utc_now() - duration("--last", options.last)
     key, ca_certs = settings.elasticsearch_api_key, settings.elasticsearch_ca_certs
     secure: dict[str, Any] = {"ca_certs": str(ca_certs)} if ca_certs else {}
     store = Elasticsearch(
@@ -171,13 +171,6 @@ def _flagged(store: Elasticsearch, since: datetime, model: str | None) -> Iterat
         raise ConfigurationError(f"no pair was flagged since {since:%Y-%m-%d %H:%M:%S} UTC; reach back with --last")
     for hit in found:
         yield hit["_id"]
-
-
-def _duration(text: str) -> timedelta:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if match is None:
-        raise ConfigurationError(f"--last {text!r} is no time such as 30m, 1h or 2d")
-    return timedelta(**{UNITS[match[2]]: float(match[1])})
 
 
 def _picture(folder: Path, answer: Explanation) -> Path:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from cli.letters.app import letters_app
 from cli.train import train_app
 from runtime.errors import CONFIGURATION_EXIT, ConfigurationError, ModelwatchError
 from runtime.logging import quieten
@@ -26,6 +27,7 @@ app = typer.Typer(
 bench_app = typer.Typer(help="Measure a part of the pipeline against the bare libraries.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 app.add_typer(train_app, name="train")
+app.add_typer(letters_app, name="letters")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from schemas.services import SERVICES, Service
-from schemas.topics import TOPICS
+from schemas.topics import DEAD_LETTERS, TOPICS
 
 Resource = Literal["topic", "group", "transactional-id"]
 TOOLS_GROUP = "modelwatch-tools"
 """Named by readers that are assigned partitions by themselves. They look its coordinator up, and join nothing."""
+LETTERS_TRANSACTION = "modelwatch-letters"
+"""Of whoever sends dead letters again: who begins later fences who began before, so that none is sent by both."""
 SETUP = "modelwatch-setup"
 PRINCIPALS = {
+    "operators": "modelwatch-operators",
     "callers": "modelwatch-callers",
     "inference worker": "modelwatch-worker",
     "outliers": "modelwatch-outliers",
@@ -45,7 +48,7 @@ class Right:
     principal: str
     resource: Resource
     name: str
-    operation: Literal["Read", "Write", "Create", "Describe"]
+    operation: Literal["Read", "Write", "Create", "Describe", "Delete"]
     prefixed: bool = False
 
 
@@ -65,6 +68,10 @@ def _of(service: Service) -> Iterator[Right]:
     for topic in service.sends:
         yield Right(principal, "topic", topic.name, "Write")
     yield Right(principal, "group", TOOLS_GROUP, "Describe")
+    if service.name == "operators":
+        yield Right(principal, "topic", DEAD_LETTERS.name, "Delete")
+        yield Right(principal, "transactional-id", LETTERS_TRANSACTION, "Write")
+        return
     if service.name == "callers":
         yield Right(principal, "group", f"{principal}-", "Read", prefixed=True)
         return

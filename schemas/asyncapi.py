@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from schemas.json_schema import Schema, component_schemas
+from schemas.letters import OURS
 from schemas.request_formats import REQUEST_FORMATS, RequestFormat
 from schemas.services import SERVICES, Service
 from schemas.topics import REQUESTS, TOPICS, Topic, topic_configs
@@ -38,7 +39,6 @@ HEADER_MEANINGS = {
 }
 EVENT_HEADERS = ("ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time", "content-type", "model")
 REQUEST_HEADERS = ("content-type", "model", "deadline", "traceparent", "ce_id", "ce_time")
-DEAD_LETTER_HEADERS = ("topic", "partition", "offset", "stage", "reason", "error", "time")
 
 
 def asyncapi_document() -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _header_schemas() -> dict[str, Schema]:
         "RequestHeaders": request,
         "CallerHeaders": optional_events,
         "EventHeaders": _headers((*EVENT_HEADERS, "traceparent"), required=EVENT_HEADERS),
-        "DeadLetterHeaders": _headers(DEAD_LETTER_HEADERS, required=DEAD_LETTER_HEADERS),
+        "DeadLetterHeaders": _headers(OURS, required=OURS),
     }
 
 

@@ -414,6 +414,18 @@ class Explanation(Message):
     explained_at: Timestamp
 
 
+class LetterReplay(Message):
+    """Says that a dead letter was sent again, so that it is not sent twice."""
+
+    topic: str = Field(description="Where the refused message lay, and where it was sent again")
+    partition: int = Field(ge=0, le=MAX_INTEGER)
+    offset: int = Field(ge=0, le=MAX_INTEGER, description="Of the refused message")
+    identity: str = Field(description="Topic, partition and offset of the refused message, and a digest of its value")
+    letter_partition: int = Field(ge=0, le=MAX_INTEGER, description="Of the letter in `inference.dead-letters`")
+    letter_offset: int = Field(ge=0, le=MAX_INTEGER)
+    replayed_at: Timestamp
+
+
 MESSAGES: tuple[type[Message], ...] = (
     InferenceRequest,
     InferenceResponse,

@@ -22,6 +22,12 @@ class Service:
 
 SERVICES: tuple[Service, ...] = (
     Service(
+        "operators",
+        "People who look at the dead letters, send them again and delete them: `modelwatch letters`",
+        receives=(topics.DEAD_LETTERS, topics.LETTER_REPLAYS),
+        sends=(topics.REQUESTS, topics.FEEDBACK, topics.EXPLANATION_REQUESTS, topics.LETTER_REPLAYS),
+    ),
+    Service(
         "callers",
         "Applications that ask, tell the truth or want to know why, and those that read the results",
         receives=(

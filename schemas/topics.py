@@ -13,6 +13,7 @@ from schemas.messages import (
     InferencePair,
     JoinEntry,
     JoinFold,
+    LetterReplay,
     OutlierVerdict,
     PerformanceReport,
     PerformanceSums,
@@ -160,6 +161,15 @@ DEAD_LETTERS = Topic(
     30 * DAY_MS,
     MAX_MESSAGE_BYTES + MIB,
 )
+LETTER_REPLAYS = Topic(
+    "inference.letter-replays",
+    "topic/partition/offset/digest",
+    "modelwatch letters",
+    "Which dead letters were sent again; written in the transaction that sends them",
+    LetterReplay,
+    False,
+    60 * DAY_MS,
+)
 
 TOPICS: tuple[Topic, ...] = (
     REQUESTS,
@@ -176,6 +186,7 @@ TOPICS: tuple[Topic, ...] = (
     PERFORMANCE,
     EXPLANATIONS,
     DEAD_LETTERS,
+    LETTER_REPLAYS,
 )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cli.bench.explanation_quality import TRIED, read_setting
-from cli.explain import ExplainOptions, _duration, _picture, _questions, read_pairs
+from cli.explain import ExplainOptions, _picture, _questions, read_pairs
+from cli.times import duration
 from runtime.errors import ConfigurationError
 from runtime.settings import Settings
 from schemas.base import utc_now
@@ -31,13 +32,13 @@ def test_numbers_words_and_truths_are_told_apart() -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86_400)])
 def test_times_have_a_unit(text: str, seconds: float) -> None:
-    assert _duration(text) == timedelta(seconds=seconds)
+    assert duration("--last", text) == timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize("text", ["", "1", "h", "-1h", "1w", "1h30m"])
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="no time such as"):
-        _duration(text)
+        duration("--last", text)
 
 
 @pytest.mark.parametrize(

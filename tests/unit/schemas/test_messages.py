@@ -54,6 +54,7 @@ def _moments_dropped(value: Any, like: Any) -> Any:
     moments = {"sent_at", "deadline", "answered_at", "given_at", "time", "scored_at", "asked_at"} | {
         "reported_at",
         "explained_at",
+        "replayed_at",
     }
     if isinstance(like, dict):
         return {name: _moments_dropped(value[name], part) for name, part in like.items() if name not in moments}

@@ -1,0 +1,1 @@
+"""`modelwatch letters`: look at dead letters, send them again, delete them."""
