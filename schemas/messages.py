@@ -441,4 +441,5 @@ MESSAGES: tuple[type[Message], ...] = (
     PerformanceReport,
     ExplanationRequest,
     Explanation,
+    LetterReplay,
 )
