@@ -51,6 +51,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     TF_USE_LEGACY_KERAS=1 \
     TF_CPP_MIN_LOG_LEVEL=3 \
+    TF_ENABLE_ONEDNN_OPTS=1 \
     MODELWATCH_HOST=0.0.0.0 \
     MODELWATCH_STATE_FOLDER=/var/lib/modelwatch/state \
     MODELWATCH_CACHE=/var/lib/modelwatch/cache

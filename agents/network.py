@@ -1,7 +1,6 @@
 """Small networks from arrays and JSON, compiled to graphs that always give an image the same answer."""
 
 import hashlib
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from runtime import tensorflow_environment
 from runtime.errors import ConfigurationError
 from runtime.model_folder import ModelFolder, sha256_of
 from schemas.network_spec import LayerSpec, NetworkSpec
 
-# Read when TensorFlow is first imported, which happens later: alibi-detect in the same process needs this Keras.
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+tensorflow_environment.prepare()  # TensorFlow is imported later
 
 Images = NDArray[np.generic]
 Arrays = dict[str, NDArray[np.float32]]
@@ -24,11 +23,7 @@ Arrays = dict[str, NDArray[np.float32]]
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.npz"
 BATCH_SIZES = (8, 16, 32, 64, 128)
-"""Sizes computed; a batch is padded to the next one, a larger one is cut.
-
-All are multiples of eight because TensorFlow's matrix kernels add up in another order for a few left-over rows: with
-these sizes an image's result is the same to the bit in whatever company it is computed.
-"""
+"""Sizes computed; a batch is padded to the next one, a larger one is cut."""
 DTYPES = ("uint8", "float32")
 
 
@@ -158,7 +153,7 @@ def _apply(layer: LayerSpec, x: Any, arrays: Arrays, name: str) -> Any:
         return tf.reshape(x, [-1, *(layer.shape or [_size(x.shape[1:])])])
     kernel, bias = arrays[f"{name}/kernel"], arrays.get(f"{name}/bias")
     if layer.kind == "dense":
-        x = tf.matmul(x, kernel)
+        x = tf.matmul(x[:, None, :], kernel)[:, 0]  # one product an image: in one for all, the sums depend on the batch
     elif layer.kind == "convolution":
         x = tf.nn.conv2d(x, kernel, layer.stride, layer.padding.upper())
     else:

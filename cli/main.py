@@ -1,7 +1,6 @@
 """The `modelwatch` command: each sub-command's work is in a module of its own, imported when it is called."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,11 +10,11 @@ from rich.console import Console
 
 from cli.letters.app import letters_app
 from cli.train import train_app
+from runtime import tensorflow_environment
 from runtime.errors import CONFIGURATION_EXIT, ConfigurationError, ModelwatchError
 from runtime.logging import quieten
 
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+tensorflow_environment.prepare()
 
 app = typer.Typer(
     help="Production monitoring for machine-learning classifiers on Kafka.",

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.settings import WorkerSettings
+from runtime import tensorflow_environment
 from runtime.errors import ConfigurationError
 from runtime.logging import get_logger
 from runtime.model_folder import ModelFolder
@@ -160,8 +161,7 @@ def _brief(error: Exception) -> str:
 
 def configure_tensorflow(settings: WorkerSettings) -> None:
     """Set what TensorFlow reads when it is imported; call before any model is loaded."""
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    tensorflow_environment.prepare()
     if settings.compute_threads:
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.compute_threads)
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from elasticsearch import AsyncElasticsearch
-from runtime import kafka
+from runtime import kafka, tensorflow_environment
 from runtime.batches import Pipeline, Stage
 from runtime.elasticsearch_sink import OnRejected, RecordSink, client_from_settings
 from runtime.errors import FatalError, ModelwatchError, TransientError
@@ -28,8 +28,6 @@ from schemas.topics import Topic
 
 log = get_logger(__name__)
 
-TENSORFLOW = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-"""What it reads when an agent that needs it imports it."""
 WAIT_SECONDS = 1.0
 WATCH_SECONDS = 1.0
 TOPICS_SECONDS = 5.0
@@ -142,8 +140,7 @@ class AgentProcess:
         Raises:
             FatalError: the process must end; it is safe to start it again unless it is a `ConfigurationError`.
         """
-        for name, value in TENSORFLOW.items():
-            os.environ.setdefault(name, value)
+        tensorflow_environment.prepare()
         for number in (signal.SIGTERM, signal.SIGINT):
             # While models load nothing is in hand. Not by an exception: a framework's call-back could swallow it.
             signal.signal(number, lambda *_: os._exit(0))

@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from runtime import tensorflow_environment
 from runtime.embedded import EmbeddedServers
 from runtime.errors import ConfigurationError
 from runtime.kafka import client_config, cluster_topics
@@ -23,6 +24,7 @@ from tests.servers.kafka_artifacts import kafka_libraries
 from tests.servers.maven import MissingServerError
 from tests.servers.record_bench import Store
 
+tensorflow_environment.prepare()
 hypothesis.settings.register_profile("modelwatch", deadline=None)  # a busy machine is no finding
 hypothesis.settings.load_profile("modelwatch")
 

@@ -1,6 +1,5 @@
 """Data sets, and the reference model and detectors, from raw data to a folder in models/."""
 
-import os
+from runtime import tensorflow_environment
 
-# Read when TensorFlow is first imported, which happens later: alibi-detect needs this Keras.
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+tensorflow_environment.prepare()  # TensorFlow is imported later

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -154,7 +153,6 @@ def from_keras(_work: Path, _bar: Progress) -> Arrays:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECTION_TIMEOUT)
     try:
-        os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
         import tensorflow as tf
 
         with contextlib.redirect_stdout(io.StringIO()):
