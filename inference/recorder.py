@@ -11,6 +11,7 @@ from inference.chunks import Part
 from runtime.errors import TransientError
 from runtime.logging import get_logger
 from schemas.headers import PAIR_TYPE, WORKER_SOURCE, event_headers
+from schemas.refusal import Reason, Refusal
 from schemas.topics import PAIRS
 
 log = get_logger(__name__)
@@ -38,6 +39,7 @@ class Recorder:
 
         Raises:
             TransientError: the brokers did not acknowledge; the caller should ask again.
+            Refusal: OVERSIZE, a pair is larger than the topic takes.
         """
         if len(self._producer) + len(values) > MAX_WAITING:
             raise TransientError("too many answers wait to be recorded; ask again later")
@@ -51,7 +53,7 @@ class Recorder:
             if delivered.done():
                 return
             if error is not None:
-                delivered.set_exception(TransientError(f"the answer could not be recorded: {error.str()}; ask again"))
+                delivered.set_exception(_failure(error))
             elif missing == 0:
                 delivered.set_result(None)
 
@@ -63,8 +65,10 @@ class Recorder:
             for request_id, value, traceparent in zip(part.request_ids, values, part.traceparents, strict=True):
                 headers = event_headers(request_id, PAIR_TYPE, WORKER_SOURCE, ce_time, part.job.model, traceparent)
                 self._producer.produce(PAIRS.name, value, request_id, headers=headers, on_delivery=on_delivery)
-        except (BufferError, KafkaException) as error:
+        except BufferError as error:
             raise TransientError(f"the answer could not be recorded: {error}; ask again") from error
+        except KafkaException as error:
+            raise _failure(error.args[0]) from error
         await delivered
 
     def poll(self, timeout: float) -> None:
@@ -88,3 +92,11 @@ class Recorder:
         broken.purge()
         with contextlib.suppress(KafkaException):
             broken.flush(CLOSE_SECONDS)  # tells everybody who waits for it
+
+
+def _failure(error: KafkaError) -> Exception:
+    """What the caller is told: a pair that is too large stays so, however often it is asked for."""
+    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        limit = PAIRS.max_message_bytes
+        return Refusal(Reason.OVERSIZE, f"the pair of an image would have more than {limit} bytes; send smaller ones")
+    return TransientError(f"the answer could not be recorded: {error.str()}; ask again")

@@ -22,6 +22,10 @@ class WorkerSettings(Settings):
     """A worker silent for this long loses its partitions to the others."""
     http_max_pending: int = Field(512, ge=1)
     """Images waiting from HTTP callers; more are refused with status 503."""
+    http_max_bytes: int = Field(256 << 20, ge=64 << 20)
+    """Bytes of bodies and images of HTTP callers in hand; what comes beyond is refused with status 503."""
+    http_timeout_seconds: float = Field(30.0, gt=0, le=600)
+    """An HTTP caller is answered within this time: with status 504 at the latest, 408 if its body was not there."""
     http_token: SecretStr | None = Field(None, min_length=16)
     """Bearer token that HTTP callers must bring, of 16 characters or more; metrics and health need none."""
     mixed_precision: bool = False

@@ -1,5 +1,6 @@
 """The composition root of the worker: loads the models, wires the parts together, and lives until told to stop."""
 
+import asyncio
 import gc
 import os
 import signal
@@ -11,7 +12,8 @@ from functools import partial
 from prometheus_client import CollectorRegistry
 
 from inference.batcher import Batcher
-from inference.http import InferenceRoutes
+from inference.budget import Budget
+from inference.http.routes import InferenceRoutes
 from inference.pipeline import Pipeline
 from inference.predictor import Predictor, gpu_memory_reader, load_predictor
 from inference.recorder import Recorder
@@ -93,7 +95,9 @@ class Worker:
             self._metrics,
             self._health,
             pool,
+            Budget(self._settings.http_max_bytes),
             token.get_secret_value() if token else None,
+            self._settings.http_timeout_seconds,
         )
         server = HttpServer(
             self._settings.host,
@@ -104,14 +108,20 @@ class Worker:
             self._health,
             tls,
         )
-        polling = threading.Thread(target=self._poll, args=(recorder,), name="recorder", daemon=True)
+        answered = threading.Event()
+        polling = threading.Thread(target=self._poll, args=(recorder, answered), name="recorder", daemon=True)
         polling.start()
+        closing = threading.Thread(target=self._close_when_stopping, args=(routes,), name="closing", daemon=True)
+        closing.start()
         server.start()
         try:
             self._run_pipelines(batcher, writers)
         finally:
             self._stopping.set()
+            closing.join()
+            asyncio.run_coroutine_threadsafe(routes.drain(), server.loop).result()
             server.stop()
+            answered.set()
             polling.join(JOIN_SECONDS)  # a thread inside the client while the process ends may crash it
             recorder.close()
             batcher.stop()
@@ -186,8 +196,15 @@ class Worker:
         self._metrics.inference.labels(model).observe(seconds)
         self._metrics.batch_size.labels(model).observe(count)
 
-    def _poll(self, recorder: Recorder) -> None:
-        while not self._stopping.is_set():
+    def _close_when_stopping(self, routes: InferenceRoutes) -> None:
+        """Before anything else ends: nobody sends new requests to a worker that is not ready."""
+        self._stopping.wait()
+        self._health.ready("serving", False, "the worker is about to end")
+        routes.close()
+
+    def _poll(self, recorder: Recorder, answered: threading.Event) -> None:
+        """Until the last HTTP caller is answered: an answer waits for its pair's acknowledgement."""
+        while not answered.is_set():
             recorder.poll(0.2)
 
 

@@ -14,6 +14,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from runtime.bounded_site import BoundedSite
 from runtime.errors import ConfigurationError, FatalError
 from runtime.logging import get_logger
 
@@ -24,6 +25,12 @@ SHUTDOWN_SECONDS = 0.5
 GIVE_UP_SECONDS = 5.0
 """How long `stop` waits for the thread, which only a route that blocks the loop can hold up."""
 MAX_BODY_BYTES = 8 << 20
+MAX_CONNECTIONS = 1_000
+"""More would leave no file descriptors to the process's other clients."""
+IDLE_SECONDS = 60.0
+"""A connection on which no whole head of a request arrives for so long is closed, however its bytes trickle."""
+LINGERING_SECONDS = 2.0
+"""How long the rest of a refused body is read and thrown away, so that its sender comes to read the answer."""
 DEFAULT_MAX_AGE = 60.0
 
 Report = tuple[bool, dict[str, str]]
@@ -132,6 +139,8 @@ class HttpServer:
         max_body: largest request body in bytes; a larger one is answered with status 413.
         health: what the health endpoints show; its own, empty, by default.
         tls: with it, the server speaks HTTPS only.
+        max_connections: open at once; a caller beyond is answered with status 503 and closed.
+        idle_seconds: after which a connection without a request is closed.
     """
 
     def __init__(
@@ -143,10 +152,13 @@ class HttpServer:
         max_body: int = MAX_BODY_BYTES,
         health: Health | None = None,
         tls: ssl.SSLContext | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self.health = health or Health()
         self._host, self._port, self._registry = host, port, registry
         self._routes, self._max_body, self._tls = routes, max_body, tls
+        self._max_connections, self._idle_seconds = max_connections, idle_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._end = asyncio.Event()
@@ -211,7 +223,13 @@ class HttpServer:
 
     async def _serve(self, bound: "Future[int]") -> None:
         renderer = ThreadPoolExecutor(1, thread_name_prefix="metrics")
-        runner = web.AppRunner(self._application(renderer), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        runner = web.AppRunner(
+            self._application(renderer),
+            access_log=None,
+            shutdown_timeout=SHUTDOWN_SECONDS,
+            keepalive_timeout=self._idle_seconds,
+            lingering_time=LINGERING_SECONDS,
+        )
         try:
             await runner.setup()
             bound.set_result(await self._listen(runner))
@@ -232,7 +250,7 @@ class HttpServer:
 
     async def _listen(self, runner: web.AppRunner) -> int:
         try:
-            await web.TCPSite(runner, self._host, self._port, ssl_context=self._tls).start()
+            await BoundedSite(runner, self._host, self._port, self._tls, self._max_connections).start()
         except OSError as error:
             raise ConfigurationError(
                 f"the HTTP server cannot listen on {self._host}:{self._port} ({error.strerror or error}); "

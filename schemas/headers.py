@@ -17,6 +17,8 @@ DEADLINE = "deadline"
 TRACEPARENT = "traceparent"
 CE_ID = "ce_id"
 CE_TIME = "ce_time"
+HEADER_LENGTH = "inference-header-content-length"
+"""Of the binary extension of Open Inference Protocol V2: how many bytes of the value are JSON."""
 ATTRIBUTE_PREFIX = "attribute-"
 JSON = b"application/json"
 

@@ -242,7 +242,7 @@ def json_claiming_another_shape(rng: np.random.Generator) -> _Draft:
 @_fault
 def json_with_a_wrong_dtype(rng: np.random.Generator) -> _Draft:
     document = orjson.loads(encode_v2(images(rng)))
-    document["inputs"][0]["datatype"] = ("INT64", "BOOL", 7)[rng.integers(3)]
+    document["inputs"][0]["datatype"] = ("BF16", "STRING", 7)[rng.integers(3)]
     return _Draft(orjson.dumps(document), JSON, (Reason.WRONG_DTYPE,))
 
 

@@ -71,7 +71,7 @@ def encode_v2(images: NDArray[Any], request_id: str | None = None, binary: bool 
     """Open Inference Protocol V2: data as one base64 string, or with `binary` false as flat numbers."""
     pixels = _pixels(images)
     tensor = {
-        "name": "images",
+        "name": "image" if pixels.ndim > 2 else "row",
         "shape": pixels.shape,
         "datatype": "UINT8" if pixels.dtype == np.uint8 else "FP32",
         "data": _base64(pixels) if binary else pixels.reshape(-1),

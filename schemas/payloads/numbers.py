@@ -1,8 +1,9 @@
 """Nested lists of numbers in JSON, read several times faster than through Python lists, and just as strictly.
 
-A large array under `instances` or `data` is cut out of the text. The rest is parsed by orjson with a placeholder in
-its stead. The array itself stays text until the model's shape is known; then its brackets and commas are compared with
-those of that shape, and simdjson reads the numbers. Whatever does not fit goes through orjson, which finds the reason.
+A large array under `instances`, `inputs` or `data` is cut out of the text. The rest is parsed by orjson with a
+placeholder in its stead. The array itself stays text until the model's shape is known; then its brackets and commas
+are compared with those of that shape, and simdjson reads the numbers. Whatever does not fit goes through orjson, which
+finds the reason.
 """
 
 import json
@@ -31,9 +32,13 @@ MAX_KEPT = 256 << 10
 """Bytes of text for which a thread's parser is kept; its memory is some ten times that."""
 _PLACEHOLDER = secrets.token_hex(16)
 _QUOTED_PLACEHOLDER = orjson.dumps(_PLACEHOLDER)
-_ARRAY_FIELD = re.compile(rb'"(?:instances|data)"[ \t\r\n]*:[ \t\r\n]*(?=\[)')
+_ARRAY_FIELD = re.compile(
+    rb'"(?:instances|data|inputs(?="[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*[\[\-0-9]))"[ \t\r\n]*:[ \t\r\n]*(?=\[)'
+)
+"""`inputs` of V2 is a list of objects; only V1's is one of numbers."""
 _SPACE = b" \t\r\n"
 _NUMBER = b"0123456789.-+eE" + _SPACE
+_NUMBERS: frozenset[type] = frozenset((int, float))
 _WORTH_CUTTING = 512  # bytes of text; shorter arrays are as fast through orjson
 
 
@@ -55,7 +60,7 @@ class NumberText:
 
 
 def load_json(payload: bytes) -> Any:
-    """The JSON document; the array at `instances` or `inputs[0].data` may be a `NumberText`.
+    """The JSON document; the array at `instances`, `inputs` or `inputs[0].data` may be a `NumberText`.
 
     Raises:
         Refusal: INVALID_JSON; NOT_FINITE where a number is NaN or infinite.
@@ -79,9 +84,10 @@ def _put_back(document: Any, numbers: NumberText) -> bool:
     """Put `numbers` where the placeholder is; false if it is elsewhere (then the cut meant nothing)."""
     if not isinstance(document, dict):
         return False
-    if document.get("instances") == _PLACEHOLDER:
-        document["instances"] = numbers
-        return True
+    for name in ("instances", "inputs"):
+        if document.get(name) == _PLACEHOLDER:
+            document[name] = numbers
+            return True
     inputs = document.get("inputs")
     if isinstance(inputs, list) and inputs and isinstance(inputs[0], dict) and inputs[0].get("data") == _PLACEHOLDER:
         inputs[0]["data"] = numbers
@@ -122,8 +128,13 @@ def _refuse_not_finite(text: bytes) -> None:
         return
 
 
-def read_numbers(source: object, item: tuple[int, ...]) -> tuple[NDArray[Any], tuple[int, ...]]:
+def read_numbers(
+    source: object, item: tuple[int, ...], kinds: frozenset[type] | None = None
+) -> tuple[NDArray[Any], tuple[int, ...]]:
     """Numbers of a list or `NumberText` as flat float64, and their shape: at most `MAX_RANK` deep.
+
+    Args:
+        kinds: what counts as a number; by default whole and floating-point numbers, but not true and false.
 
     Raises:
         Refusal: WRONG_SHAPE (ragged or too deep), INVALID_FIELD (not numbers), INVALID_JSON, NOT_FINITE.
@@ -135,10 +146,10 @@ def read_numbers(source: object, item: tuple[int, ...]) -> tuple[NDArray[Any], t
         source = _strict_json(source.text)
     if not isinstance(source, list):
         raise Refusal(Reason.INVALID_FIELD, f"expected a list of numbers; found {brief(source)}")
-    return _flatten(source)
+    return _flatten(source, kinds or _NUMBERS)
 
 
-def _flatten(values: list[Any]) -> tuple[NDArray[Any], tuple[int, ...]]:
+def _flatten(values: list[Any], taken: frozenset[type]) -> tuple[NDArray[Any], tuple[int, ...]]:
     shape, level = [len(values)], values
     while level and isinstance(level[0], list):
         lengths = {len(inner) if isinstance(inner, list) else None for inner in level}
@@ -151,8 +162,8 @@ def _flatten(values: list[Any]) -> tuple[NDArray[Any], tuple[int, ...]]:
     kinds = set(map(type, level))
     if list in kinds:
         raise Refusal(Reason.WRONG_SHAPE, f"ragged: numbers and lists side by side at depth {len(shape)}")
-    if not kinds <= {int, float}:
-        wrong = next(value for value in level if type(value) not in (int, float))
+    if not kinds <= taken:
+        wrong = next(value for value in level if type(value) not in taken)
         raise Refusal(Reason.INVALID_FIELD, f"expected numbers; found {brief(wrong)}")
     return np.array(level, np.float64), tuple(shape)
 

@@ -1,20 +1,21 @@
 """From one message of `inference.requests` to images in memory, or to the reason why not."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
 
-from schemas.headers import CE_TIME, CONTENT_TYPE, DEADLINE
+from schemas.headers import CE_TIME, CONTENT_TYPE, DEADLINE, HEADER_LENGTH
 from schemas.model_spec import ModelSpec
 from schemas.payloads import facts
-from schemas.payloads.body import Body, brief
+from schemas.payloads.body import AnswerOptions, Body, brief
 from schemas.payloads.jpeg import decode_jpeg
 from schemas.payloads.json_body import json_body
 from schemas.payloads.npy import decode_npy
 from schemas.payloads.png import decode_png
+from schemas.payloads.v2_body import binary_v2_body
 from schemas.refusal import Reason, Refusal
 from schemas.topics import MAX_REQUEST_BYTES
 
@@ -32,6 +33,7 @@ class DecodedRequest:
         sent_at: seconds since the epoch.
         deadline: seconds since the epoch, or None.
         traceparent: the caller's header, unchanged, or None; None too where it is too long to be one.
+        options: what a JSON body says of the answer over HTTP.
     """
 
     request_ids: list[str]
@@ -41,6 +43,7 @@ class DecodedRequest:
     sent_at: float
     deadline: float | None
     traceparent: bytes | None
+    options: AnswerOptions = field(default_factory=AnswerOptions)
 
 
 _BODIES: dict[str, Callable[[bytes], Body]] = {
@@ -88,6 +91,7 @@ def decode_request(
         sent_at=facts.checked_timestamp(timestamp) if sent_at is None else sent_at,
         deadline=facts.moment(found, DEADLINE, "deadline", body.deadline),
         traceparent=facts.traceparent(found),
+        options=body.options,
     )
 
 
@@ -100,7 +104,12 @@ def _checked_value(value: bytes | None) -> bytes:
 
 
 def _body_reader(headers: facts.FoundHeaders) -> Callable[[bytes], Body]:
-    """The reader for the message's content type; parameters such as `charset` are ignored."""
+    """The reader for the message's content type; parameters such as `charset` are ignored.
+
+    A request of V2's binary extension is told by its header, whatever its content type.
+    """
+    if HEADER_LENGTH in headers:
+        return partial(binary_v2_body, header_length=headers[HEADER_LENGTH][1])
     _, content_type = headers.get(CONTENT_TYPE, ("", b""))
     media_type = content_type.partition(b";")[0].strip().lower().decode(errors="replace")
     reader = _BODIES.get(media_type)

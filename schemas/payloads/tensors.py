@@ -73,19 +73,22 @@ def to_images(values: NDArray[Any], count: int, item: tuple[int, ...]) -> NDArra
     return (nearest.astype(np.uint8) if same else floats).reshape(count, *item)
 
 
-def to_uint8(numbers: NDArray[Any]) -> NDArray[Any]:
-    """Whole numbers in 0..255, given as float64, as uint8.
+def to_uint8(numbers: NDArray[Any], datatype: str = "UINT8") -> NDArray[Any]:
+    """Whole numbers in 0..255, given as integers or float64, as uint8.
+
+    Args:
+        datatype: what the sender calls them.
 
     Raises:
         Refusal: OUT_OF_RANGE.
     """
     low, high = numbers.min(), numbers.max()
     if not (low >= 0 and high <= 255):
-        raise Refusal(Reason.OUT_OF_RANGE, f"UINT8 numbers must be in 0..255; found {low:g} to {high:g}")
+        raise Refusal(Reason.OUT_OF_RANGE, f"{datatype} numbers must be in 0..255; found {low:g} to {high:g}")
     whole = numbers.astype(np.uint8)
     if not np.array_equal(whole, numbers):
         fraction = numbers[whole != numbers].flat[0]
-        raise Refusal(Reason.OUT_OF_RANGE, f"UINT8 numbers must be whole; found {fraction:g}")
+        raise Refusal(Reason.OUT_OF_RANGE, f"{datatype} numbers must be whole; found {fraction:g}")
     return whole
 
 

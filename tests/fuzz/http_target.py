@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry
 
 from agents.pairs import read_pairs
 from inference.batcher import Batcher
-from inference.http import InferenceRoutes
+from inference.budget import Budget
+from inference.http.routes import InferenceRoutes
 from inference.predictor import NullPredictor
 from runtime.health import Health
 from runtime.metrics import WorkerMetrics
@@ -26,7 +27,7 @@ from schemas.topics import MAX_REQUEST_BYTES, PAIRS
 from tests.fuzz.seeds import SPECS
 
 SECONDS = 10.0
-FINE = {200, 400, 404, 405, 413, 415, 504}
+FINE = {200, 400, 404, 405, 408, 413, 415, 504}
 
 
 class CheckedPairs:
@@ -53,7 +54,7 @@ def over_http(data: bytes) -> bool:
     assert status in FINE, answer[-300:]
     headers, _, content = answer.partition(b"\r\n\r\n")
     if b"application/json" in headers and content and not line.startswith(b"HEAD"):
-        assert isinstance(orjson.loads(content), dict)
+        assert isinstance(orjson.loads(content), dict | list)
     return status == 200
 
 
@@ -87,7 +88,7 @@ async def _serve() -> int:
     folders = {name: ModelFolder(Path(mkdtemp()), spec, "0" * 64) for name, spec in SPECS.items()}
     writers = {name: PairWriter(name, "1", "0" * 64, spec.labels, "none", spec.task) for name, spec in SPECS.items()}
     metrics, health, pool = WorkerMetrics(CollectorRegistry()), Health(), ThreadPoolExecutor(1)
-    routes = InferenceRoutes(folders, batcher, writers, CheckedPairs(), metrics, health, pool)  # type: ignore[arg-type]
+    routes = InferenceRoutes(folders, batcher, writers, CheckedPairs(), metrics, health, pool, Budget(256 << 20))  # type: ignore[arg-type]
     app = web.Application(client_max_size=MAX_REQUEST_BYTES)
     routes.add_to(app)
     runner = web.AppRunner(app, access_log=None)

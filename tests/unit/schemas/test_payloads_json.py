@@ -182,7 +182,7 @@ def test_a_missing_field_is_named(field: str) -> None:
     assert (refusal.reason, f"inputs[0].{of_v2}" in refusal.detail) == (Reason.MISSING_FIELD, True)
 
 
-@pytest.mark.parametrize("inputs", [[], None, {}, "x", [1], [None], [[]], [{}, {}]])
+@pytest.mark.parametrize("inputs", [[], None, {}, "x", [None], [{}, {}]])
 def test_v2_has_exactly_one_input_tensor(inputs: object) -> None:
     refusal = refusal_of(orjson.dumps({"inputs": inputs}), JSON)
     assert refusal.reason is Reason.INVALID_FIELD
