@@ -15,6 +15,11 @@ class Budget:
         self._taken = 0
         self._changed = threading.Condition()
 
+    @property
+    def taken(self) -> int:
+        """Bytes taken now."""
+        return self._taken
+
     def acquire(self, nbytes: int, timeout: float) -> bool:
         """Take `nbytes`, waiting for at most `timeout` seconds; false if they were not to be had."""
         with self._changed:

@@ -1,9 +1,11 @@
 """Where the HTTP server listens: it takes so many connections and no more, so that other clients keep their files."""
 
 import asyncio
+import logging
 import ssl
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 HANDSHAKE_SECONDS = 10.0
 TOO_MANY = (
@@ -48,3 +50,13 @@ class _Refusing(asyncio.Protocol):
         if isinstance(transport, asyncio.WriteTransport):
             transport.write(TOO_MANY)
             transport.close()
+
+
+def one_line(record: logging.LogRecord) -> bool:
+    """A filter of aiohttp's log: what a stranger sends that is no HTTP is worth a line, and no traceback of ours."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg, record.args = "refused what is no HTTP: %s", (" ".join(str(error).split())[:200],)
+        record.exc_info = record.exc_text = None
+    return True

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import ssl
 import threading
 import time
@@ -14,7 +15,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from runtime.bounded_site import BoundedSite
+from runtime.bounded_site import BoundedSite, one_line
 from runtime.errors import ConfigurationError, FatalError
 from runtime.logging import get_logger
 
@@ -223,6 +224,7 @@ class HttpServer:
 
     async def _serve(self, bound: "Future[int]") -> None:
         renderer = ThreadPoolExecutor(1, thread_name_prefix="metrics")
+        logging.getLogger("aiohttp.server").addFilter(one_line)
         runner = web.AppRunner(
             self._application(renderer),
             access_log=None,

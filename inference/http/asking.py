@@ -44,6 +44,13 @@ CURLS_OWN = "application/x-www-form-urlencoded"
 """What curl calls a body unless it is told otherwise."""
 RECENT_SECONDS = 60.0
 
+CheckedForm = Callable[[DecodedRequest], None]
+"""Raises `Refusal` where a request cannot be answered in the form that it wants."""
+
+
+class TooSlow(Exception):  # noqa: N818 - an answer to the caller, not a failure of ours
+    """The body did not arrive in time."""
+
 
 class OutOfTime(Exception):  # noqa: N818 - an answer to the caller, not a failure of ours
     """The answer was not there in time."""
@@ -117,12 +124,11 @@ class Asker:
         """Whether anybody asked in the last minute, and so may ask again."""
         return time.monotonic() - self._asked_at < RECENT_SECONDS
 
-    async def ask(self, request: web.Request, model: str, check: Callable[[DecodedRequest], None]) -> Asked:
+    async def ask(self, request: web.Request, model: str, check: CheckedForm) -> Asked:
         """The model's answer, its pairs recorded before anybody sees it.
 
         Args:
-            check: raises `Refusal` where the request cannot be answered in the form that it wants; called before
-                anything is computed.
+            check: called before anything is computed.
 
         Raises:
             Refusal: whatever is wrong with the request.
@@ -133,19 +139,26 @@ class Asker:
         if self.closing:
             raise Stopping("this worker is about to end; ask again, and another will answer")
         self._asked_at = time.monotonic()
-        task = asyncio.ensure_future(self._ask(request, model, check))
-        self._in_hand.add(task)
-        try:
-            done, _ = await asyncio.wait({task}, timeout=self._timeout)
-        finally:
-            self._in_hand.discard(task)
-            task.cancel()
-        await asyncio.wait({task})
-        if not done:
-            raise OutOfTime(f"no answer within {self._timeout:g} s (MODELWATCH_HTTP_TIMEOUT_SECONDS); ask again later")
+        with Held(self._budget) as held:
+            task = asyncio.ensure_future(self._ask(request, model, held, check))
+            self._in_hand.add(task)
+            try:
+                done, _ = await asyncio.wait({task}, timeout=self._timeout)
+            finally:
+                self._in_hand.discard(task)
+                task.cancel()
+            await asyncio.wait({task})
+            if not done:
+                raise self._late(held)
         if task.cancelled():
             raise Stopping("this worker ends before it could answer; ask again, and another will")
         return task.result()
+
+    def _late(self, held: Held) -> Exception:
+        within = f"within {self._timeout:g} s (MODELWATCH_HTTP_TIMEOUT_SECONDS)"
+        if not held.whole:
+            return TooSlow(f"the body did not arrive {within}; send it faster, or fewer images at once")
+        return OutOfTime(f"there was no answer {within}; ask again later")
 
     async def drain(self, timeout: float) -> None:
         """Wait until everything in hand is answered; after `timeout` seconds, the rest is told to ask elsewhere."""
@@ -154,22 +167,21 @@ class Asker:
         for task in self._in_hand:
             task.cancel()
 
-    async def _ask(self, request: web.Request, model: str, check: Callable[[DecodedRequest], None]) -> Asked:
+    async def _ask(self, request: web.Request, model: str, held: Held, check: CheckedForm) -> Asked:
         received_at = time.time()
-        with Held(self._budget) as held:
-            decoded = await self._decoded(request, model, held, received_at)
-            check(decoded)
-            parts = list(split_parts(decoded.model, [decoded], self._specs[decoded.model].max_batch, interactive=True))
-            answers = await self._compute(parts)
-            if _wants_record(request, decoded):
-                await self._record(decoded.model, parts, answers, received_at)
+        decoded = await self._decoded(request, model, held, received_at)
+        check(decoded)
+        parts = list(split_parts(decoded.model, [decoded], self._specs[decoded.model].max_batch, interactive=True))
+        answers = await self._compute(parts)
+        if _wants_record(request, decoded):
+            await self._record(decoded.model, parts, answers, received_at)
         latency = time.time() - received_at
         observe_many(self._metrics.request_latency.labels(model, "http"), [latency] * len(decoded.request_ids))
         observe_many(self._metrics.queue.labels(model), [answer.started_at - received_at for answer in answers])
         return Asked(decoded, answers)
 
     async def _decoded(self, request: web.Request, model: str, held: Held, received_at: float) -> DecodedRequest:
-        body = await read_body(request, held, self._timeout)
+        body = await read_body(request, held)
         headers = _kafka_headers(request, model)
         arguments = (body, None, headers, received_at, self._specs, model)
         loop = asyncio.get_running_loop()

@@ -1,6 +1,5 @@
 """Reads the body of an HTTP request, bounded: in bytes as sent and unpacked, over all callers, and in time."""
 
-import asyncio
 from types import TracebackType
 
 import aiohttp
@@ -18,16 +17,17 @@ class Busy(Exception):  # noqa: N818 - an answer to the caller, not a failure of
     """More is asked at once than fits into memory."""
 
 
-class TooSlow(Exception):  # noqa: N818 - an answer to the caller, not a failure of ours
-    """The body did not arrive in time."""
-
-
 class Held:
-    """Bytes of the budget that one request holds until it is answered; a context."""
+    """Bytes of the budget that one request holds until it is answered; a context.
+
+    Attributes:
+        whole: whether its body has arrived.
+    """
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._bytes = 0
+        self.whole = False
 
     def set(self, nbytes: int) -> None:
         """Hold exactly `nbytes` from now on.
@@ -51,14 +51,13 @@ class Held:
         self.set(0)
 
 
-async def read_body(request: web.Request, held: Held, timeout: float) -> bytes:
+async def read_body(request: web.Request, held: Held) -> bytes:
     """The body, unpacked; `held` grows with it.
 
     Raises:
         Refusal: OVERSIZE; UNKNOWN_CONTENT_TYPE for a content encoding that is not read; INVALID_FIELD for a body that
             breaks off or is not in its encoding.
         Busy: the budget is used up.
-        TooSlow: it is not whole after `timeout` seconds.
     """
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding not in ENCODINGS:
@@ -68,9 +67,7 @@ async def read_body(request: web.Request, held: Held, timeout: float) -> bytes:
     if (request.content_length or 0) > MAX_REQUEST_BYTES:
         raise _too_large()
     try:
-        return await asyncio.wait_for(_read(request, held), timeout)
-    except asyncio.TimeoutError as error:
-        raise TooSlow(f"the body did not arrive within {timeout:.3g} s; send it faster, or less at once") from error
+        return await _read(request, held)
     except (web.RequestPayloadError, aiohttp.ClientError, ConnectionError) as error:
         raise Refusal(Reason.INVALID_FIELD, f"the body breaks off, or is not {encoding}: {str(error)[:200]}") from error
 
@@ -83,6 +80,7 @@ async def _read(request: web.Request, held: Held) -> bytes:
             raise _too_large()
         held.set(size)
         pieces.append(piece)
+    held.whole = True
     return b"".join(pieces)
 
 

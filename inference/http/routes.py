@@ -15,8 +15,8 @@ from inference.authorization import bearer_token
 from inference.batcher import Batcher, Overloaded
 from inference.budget import Budget
 from inference.http import v1, v2
-from inference.http.asking import Asked, Asker, OutOfTime, Stopping
-from inference.http.body import Busy, TooSlow
+from inference.http.asking import Asked, Asker, CheckedForm, OutOfTime, Stopping, TooSlow
+from inference.http.body import Busy
 from inference.http.responses import COME_AGAIN, error_answer, json_answer, json_errors, refused_answer
 from inference.recorder import Recorder
 from runtime.errors import TransientError
@@ -46,8 +46,6 @@ _UNANSWERED: dict[type[Exception], tuple[int, str]] = {
 """Status and outcome of a question that is not refused for what it says."""
 _V1 = "/v1/models/{model:[^/:]+}"
 _V2 = "/v2/models/{model}"
-
-CheckedForm = Callable[[DecodedRequest], None]
 
 
 class InferenceRoutes:
