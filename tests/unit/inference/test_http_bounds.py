@@ -252,7 +252,7 @@ def test_a_request_that_is_no_http_leaves_one_line_in_the_log_and_no_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with serving() as served, socket.create_connection(("127.0.0.1", served.port), timeout=SECONDS) as connection:
-        connection.sendall(b"this is no HTTP\r\n\r\n")
+        connection.sendall(b"GET / HTTP/1.1\r\nno header\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.0 400")
         until(lambda: any("no HTTP" in record.getMessage() for record in caplog.records))
     assert not any(record.exc_info for record in caplog.records)
