@@ -4,12 +4,14 @@ import asyncio
 import statistics
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import numpy as np
 import orjson
 import pytest
 from numpy.typing import NDArray
+from tritonclient import http as triton
 
 from schemas.messages import Outcome
 from schemas.payloads.encode import encode_jpeg, encode_json, encode_npy, encode_png, encode_v1, encode_v2
@@ -62,6 +64,20 @@ def test_v2_answers_the_truck_in_every_form(
     assert sum(found["probabilities"]["data"]) == pytest.approx(1, abs=1e-5)
     assert found["predicted"] == {"name": "predicted", "datatype": "INT64", "shape": [1], "data": [9]}
     assert found["label"] == {"name": "label", "datatype": "BYTES", "shape": [1], "data": ["truck"]}
+
+
+def test_the_stock_client_asks_in_binary_and_its_truck_is_recorded(
+    worker: WorkerProcess, traffic: Traffic, truck: NDArray[np.uint8], unique: str
+) -> None:
+    client = triton.InferenceServerClient(urlsplit(worker.url).netloc)
+    image = triton.InferInput("image", [1, *truck.shape], "UINT8")
+    image.set_data_from_numpy(truck[np.newaxis])
+    result = client.infer(MODEL, [image], request_id=unique, headers={"traceparent": "00-1"})
+    client.close()
+    assert result.as_numpy("label").tolist() == [b"truck"]
+    pair = pair_of(traffic.pairs([unique])[unique])
+    assert pair.request.image.data == truck.tobytes()
+    assert pair.response.probabilities == tuple(result.as_numpy("probabilities")[0].tolist())
 
 
 def test_v1_answers_the_articles_request_at_the_articles_address(
