@@ -1,6 +1,6 @@
 """What may be put on `inference.requests`, as JSON Schemas and examples; `schemas.payloads` decodes exactly these.
 
-Sources: Open Inference Protocol V2, inference request JSON object; TensorFlow Serving REST API, predict, row format.
+Sources: Open Inference Protocol V2, inference request JSON object; TensorFlow Serving REST API, predict.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import Any
 from schemas.base import MAX_ATTRIBUTES
 from schemas.identity import MAX_ID_BYTES
 from schemas.json_schema import Schema
+from schemas.payloads.v2_body import DATATYPES, PICTURES
 
 JSON = "application/json"
 BINARY: Schema = {"type": "string", "format": "binary"}
@@ -78,10 +79,11 @@ V2: Schema = {
                 "type": "object",
                 "required": ["datatype", "shape", "data"],
                 "properties": {
-                    "name": {"type": "string"},
+                    "name": {"type": "string", "description": "Over HTTP: the model's own, `image` or `row`"},
                     "datatype": {
-                        "enum": ["UINT8", "FP16", "FP32", "FP64", "BYTES"],
-                        "description": "BYTES: base64 PNG or JPEG files, one a picture",
+                        "enum": [*DATATYPES, PICTURES],
+                        "description": "Integers: values before scaling, 0..255; FP: what the model takes; "
+                        "BOOL: 0 or 1; BYTES: base64 PNG or JPEG files, one a picture",
                     },
                     "shape": SHAPE,
                     "data": {
@@ -91,33 +93,57 @@ V2: Schema = {
                 },
             },
         },
+        "outputs": {
+            "type": "array",
+            "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}},
+            "description": "Over HTTP: which tensors of the answer are wanted; all of them if there are none",
+        },
         "parameters": {
             "type": "object",
             "properties": {
                 "attributes": ATTRIBUTES,
                 "deadline": MOMENT,
                 "record": {"type": "boolean", "default": True, "description": "Over HTTP: false publishes no pair"},
+                "binary_data_output": {"type": "boolean", "default": False, "description": "Over HTTP"},
             },
         },
     },
+}
+_V1_VALUE: Schema = {
+    "anyOf": [
+        {"type": "array", "description": "Nested numbers, as the model takes them"},
+        {"type": "number"},
+        {"type": "object", "required": ["b64"], "properties": {"b64": BASE64}},
+    ],
+}
+_V1_NAMED: Schema = {
+    "type": "object",
+    "minProperties": 1,
+    "maxProperties": 1,
+    "description": "The model's one input, `image` or `row`, by its name",
 }
 V1: Schema = {
     "type": "object",
     "required": ["instances"],
     "properties": {
+        "signature_name": {"type": "string", "description": "Over HTTP: `serving_default`, or none"},
         "instances": {
             "type": "array",
             "minItems": 1,
-            "items": {
-                "anyOf": [
-                    {"type": "array", "description": "Nested numbers, floats in 0..1"},
-                    {"type": "number"},
-                    {"type": "object", "required": ["b64"], "properties": {"b64": BASE64}},
-                ],
-            },
+            "items": {"anyOf": [*_V1_VALUE["anyOf"], _V1_NAMED]},
         },
     },
 }
+V1_COLUMNS: Schema = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "signature_name": V1["properties"]["signature_name"],
+        "inputs": {"anyOf": [*_V1_VALUE["anyOf"], _V1_NAMED]},
+    },
+}
+
+_PICTURE = [[[0.98, 0.94, 0.0], [0.5, 0.5, 1.0]], [[0.25, 0.125, 0.0625], [0.03, 0.02, 1.0]]]
 
 REQUEST_FORMATS: tuple[RequestFormat, ...] = (
     RequestFormat("ImagePng", "image/png", "A PNG file", BINARY),
@@ -150,6 +176,13 @@ REQUEST_FORMATS: tuple[RequestFormat, ...] = (
         JSON,
         "TensorFlow Serving V1, row format",
         V1,
-        {"instances": [[[[0.98, 0.94, 0.0], [0.5, 0.5, 1.0]], [[0.25, 0.125, 0.0625], [0.03, 0.02, 1.0]]]]},
+        {"instances": [_PICTURE]},
+    ),
+    RequestFormat(
+        "TensorFlowServingV1Columns",
+        JSON,
+        "TensorFlow Serving V1, column format",
+        V1_COLUMNS,
+        {"inputs": {"image": [_PICTURE]}},
     ),
 )

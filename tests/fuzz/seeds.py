@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 import yaml
+from numpy.typing import NDArray
 
 from schemas.model_spec import ModelSpec
 from schemas.pairs import PairWriter
@@ -46,6 +47,11 @@ def unframed(data: bytes) -> tuple[list[tuple[str, bytes]], bytes]:
     return [(name.decode(errors="replace"), text) for name, _, text in lines], value
 
 
+def floats_of(image: NDArray[np.uint8]) -> list[object]:
+    """A batch of one, as nested numbers in 0..1."""
+    return (image[None] / 255).tolist()  # type: ignore[no-any-return]
+
+
 def requests() -> dict[str, bytes]:
     """One in each payload format, and one with every header."""
     every = {
@@ -60,8 +66,13 @@ def requests() -> dict[str, bytes]:
     found = {
         name: framed({"content-type": one.content_type.encode()}, one.encode(IMAGE)) for name, one in FORMATS.items()
     }
-    floats = orjson.dumps({"instances": (np.stack([IMAGE] * 4) / 255).tolist()})
+    floats = orjson.dumps({"instances": floats_of(IMAGE) * 4})
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, *IMAGE.shape]}
+    header = orjson.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": IMAGE.size}}]})
+    binary = {"content-type": b"application/octet-stream", "inference-header-content-length": b"%d" % len(header)}
     return found | {
+        "binary": framed(binary, header + IMAGE.tobytes()),
+        "columns": framed({"content-type": b"application/json"}, orjson.dumps({"inputs": {"image": floats_of(IMAGE)}})),
         "headers": framed(every, FORMATS["json"].encode(IMAGE)),
         "floats": framed({"content-type": b"application/json"}, floats),
     }
@@ -148,7 +159,12 @@ def http() -> dict[str, bytes]:
     document = orjson.loads(FORMATS["v2"].encode(IMAGE)) | {"parameters": {"record": False}}
     quiet = framed({"traceparent": b"00-1-2-01", "ce-id": b"id", "attribute-site": b"north"}, orjson.dumps(document))
     picture = framed({"content-type": b"image/png", "x-modelwatch-record": b"false"}, encode_png(IMAGE))
+    chosen = [{"name": "label", "parameters": {"binary_data": True}}, {"name": "probabilities"}]
+    outputs = orjson.dumps(orjson.loads(FORMATS["v2"].encode(IMAGE)) | {"outputs": chosen})
     return found | {
+        "outputs": b"POST /v2/models/reference/versions/1/infer\n" + framed({"content-type": b"application/json"}, outputs),
+        "status": b"GET /v1/models/counter/versions/1/metadata\n\n",
+        "index": b"POST /v2/repository/index\n\n",
         "quiet": b"POST /v2/models/reference/infer\n" + quiet,
         "picture": b"POST /v1/models/reference/:predict\n" + picture,
         "metadata": b"GET /v2/models/reference\n\n",
