@@ -42,7 +42,7 @@ SPECS = {spec.name: spec for spec in (PETS, PEOPLE, ROWS)}
 
 
 class Mean:
-    """Answers the brightness of a picture, in 0..1; `gate` holds it up, as a computation that is stuck."""
+    """Answers the brightness of a picture, in 0..1; NaN of a black one. `gate` holds it up, as if it were stuck."""
 
     device = "none"
 
@@ -62,6 +62,7 @@ class Mean:
         images = np.concatenate(parts)
         scale = 255 if images.dtype == np.uint8 else 1
         bright = images.reshape(len(images), -1).mean(axis=1, dtype=np.float64) / scale
+        bright[bright == 0] = np.nan  # as a model that divides by what it finds
         columns = [1 - bright, bright] if self._classes == 2 else [bright]
         return np.stack(columns, axis=1).astype(np.float32)
 

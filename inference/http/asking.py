@@ -52,6 +52,10 @@ class TooSlow(Exception):  # noqa: N818 - an answer to the caller, not a failure
     """The body did not arrive in time."""
 
 
+class NotFinite(Exception):  # noqa: N818 - an answer to the caller, not a failure of ours
+    """The model's answer to an image holds NaN or infinity."""
+
+
 class OutOfTime(Exception):  # noqa: N818 - an answer to the caller, not a failure of ours
     """The answer was not there in time."""
 
@@ -135,6 +139,7 @@ class Asker:
             Busy, Overloaded, TransientError: it may be asked again soon.
             Stopping: it should be asked elsewhere.
             TooSlow, OutOfTime: the body, or the answer, was not there in time.
+            NotFinite: there is no answer to one of the images; nothing is recorded.
         """
         if self.closing:
             raise Stopping("this worker is about to end; ask again, and another will answer")
@@ -173,6 +178,7 @@ class Asker:
         check(decoded)
         parts = list(split_parts(decoded.model, [decoded], self._specs[decoded.model].max_batch, interactive=True))
         answers = await self._compute(parts)
+        _check_finite(decoded, answers)
         if _wants_record(request, decoded):
             await self._record(decoded.model, parts, answers, received_at)
         latency = time.time() - received_at
@@ -205,6 +211,15 @@ class Asker:
         for part, answer in zip(parts, answers, strict=True):
             values = encode_part(self._writers[model], part, answer, received_at, answered_at)
             await self._recorder.record(part, values, rfc3339(answered_at))
+
+
+def _check_finite(decoded: DecodedRequest, answers: list[Answer]) -> None:
+    bad = np.flatnonzero(~np.concatenate([np.isfinite(answer.outputs).all(axis=1) for answer in answers]))
+    if bad.size:
+        raise NotFinite(
+            f"model {decoded.model} has no finite answer to image {bad[0]} of {len(decoded.request_ids)}: look at that "
+            "image (is it of one colour?) and at the model; the others can be asked about without it"
+        )
 
 
 def _kafka_headers(request: web.Request, model: str) -> list[tuple[str, bytes | None]]:

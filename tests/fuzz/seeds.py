@@ -162,7 +162,8 @@ def http() -> dict[str, bytes]:
     chosen = [{"name": "label", "parameters": {"binary_data": True}}, {"name": "probabilities"}]
     outputs = orjson.dumps(orjson.loads(FORMATS["v2"].encode(IMAGE)) | {"outputs": chosen})
     return found | {
-        "outputs": b"POST /v2/models/reference/versions/1/infer\n" + framed({"content-type": b"application/json"}, outputs),
+        "outputs": b"POST /v2/models/reference/versions/1/infer\n"
+        + framed({"content-type": b"application/json"}, outputs),
         "status": b"GET /v1/models/counter/versions/1/metadata\n\n",
         "index": b"POST /v2/repository/index\n\n",
         "quiet": b"POST /v2/models/reference/infer\n" + quiet,

@@ -175,6 +175,24 @@ def test_an_overflowing_line_keeps_nothing_of_the_request_that_overflowed_it() -
         assert len(served.recorder.request_ids) == 64 * statuses.count(200)
 
 
+def test_an_image_without_a_finite_answer_is_named_and_its_neighbours_in_the_batch_are_answered() -> None:
+    black = np.zeros_like(IMAGE)
+    with serving() as served:
+        model = served.models["pets"]
+        model.gate.clear()
+        with ThreadPoolExecutor(4) as callers:
+            first = callers.submit(post, served, V2, encode_v2(IMAGE))
+            assert model.entered.wait(SECONDS)
+            bodies = [encode_v2(np.concatenate([IMAGE, black])), encode_v2(IMAGE)]
+            rest = [callers.submit(post, served, V2, body) for body in bodies]
+            model.gate.set()
+            answers = [one.result() for one in (first, *rest)]
+        assert [answer.status for answer in answers] == [200, 422, 200]
+        assert "image 1 of 2" in answers[1].json["error"]
+        assert len(served.recorder.request_ids) == 2
+        assert (served.count("pets", "ok"), served.count("pets", "refused")) == (2, 1)
+
+
 def test_a_connection_without_a_whole_head_is_closed_however_its_bytes_trickle() -> None:
     server = HttpServer("127.0.0.1", 0, CollectorRegistry(), idle_seconds=0.5)
     port = server.start()
