@@ -42,6 +42,11 @@ class Held:
             self._budget.release(-more)
         self._bytes = nbytes
 
+    def at_least(self, nbytes: int) -> None:
+        """Hold `nbytes` or what is held already; raises as `set`."""
+        if nbytes > self._bytes:
+            self.set(nbytes)
+
     def __enter__(self) -> "Held":
         return self
 
@@ -52,7 +57,10 @@ class Held:
 
 
 async def read_body(request: web.Request, held: Held) -> bytes:
-    """The body, unpacked; `held` grows with it.
+    """The body, unpacked; `held` has its bytes as they are declared, and grows where that is not enough.
+
+    Were they taken only as they come, many that arrive together would use up the budget in equal parts, and nobody
+    would be answered.
 
     Raises:
         Refusal: OVERSIZE; UNKNOWN_CONTENT_TYPE for a content encoding that is not read; INVALID_FIELD for a body that
@@ -64,8 +72,10 @@ async def read_body(request: web.Request, held: Held) -> bytes:
         raise Refusal(
             Reason.UNKNOWN_CONTENT_TYPE, f"content-encoding {encoding[:40]!r} is not read; send {', '.join(ENCODINGS)}"
         )
-    if (request.content_length or 0) > MAX_REQUEST_BYTES:
+    declared = request.content_length or 0
+    if declared > MAX_REQUEST_BYTES:
         raise _too_large()
+    held.at_least(declared)
     try:
         return await _read(request, held)
     except (web.RequestPayloadError, aiohttp.ClientError, ConnectionError) as error:
@@ -78,7 +88,7 @@ async def _read(request: web.Request, held: Held) -> bytes:
         size += len(piece)
         if size > MAX_REQUEST_BYTES:
             raise _too_large()
-        held.set(size)
+        held.at_least(size)
         pieces.append(piece)
     held.whole = True
     return b"".join(pieces)

@@ -132,6 +132,24 @@ def test_bodies_that_wait_share_a_bound_in_bytes_and_one_beyond_is_told_to_come_
         assert served.count("pets", "refused") == 13
 
 
+def test_of_many_large_bodies_that_arrive_together_as_many_are_read_as_fit() -> None:
+    length = 1 << 20
+    with serving(budget_bytes=8 * length) as served:
+        together = [begin(served, V2, length) for _ in range(24)]
+        for _ in range(8):
+            for one in together:
+                with contextlib.suppress(OSError):  # a refused one may be closed already
+                    one.send(b" " * (length // 8))
+        until(lambda: served.count("pets", "refused") == 24)
+        statuses = []
+        for one in together:
+            statuses.append(one.getresponse().status)
+            one.close()
+        assert statuses.count(400) >= 8, "spaces are no JSON, but these were read to the end"
+        assert set(statuses) == {400, 503}
+        assert served.budget.taken == 0
+
+
 def test_a_body_that_trickles_is_given_up_and_nothing_is_kept_of_it() -> None:
     with serving(timeout=0.5) as served:
         connection = begin(served, V2, 1000, b"{")
@@ -287,7 +305,7 @@ def test_a_stop_answers_what_is_in_hand_and_tells_everybody_else_to_ask_elsewher
         assert kept.getresponse().read() == b'{"ready":true}'
         named = {"content-type": "application/x-npy"}
         in_hand = [begin(served, V2, len(body), body[:50], **named, **{"ce-id": f"id-{n}"}) for n in range(16)]
-        until(lambda: served.budget.taken == 16 * 50)
+        until(lambda: served.budget.taken == 16 * len(body))
         served.routes.close()
         for connection in (kept, http.client.HTTPConnection(served.address, timeout=SECONDS)):
             connection.request("POST", V2, body, named)
