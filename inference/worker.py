@@ -6,14 +6,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from functools import partial
 
 from prometheus_client import CollectorRegistry
 
 from inference.batcher import Batcher
 from inference.budget import Budget
-from inference.http.routes import InferenceRoutes
+from inference.http.routes import DRAIN_SECONDS, InferenceRoutes
 from inference.pipeline import Pipeline
 from inference.predictor import Predictor, gpu_memory_reader, load_predictor
 from inference.recorder import Recorder
@@ -119,7 +119,7 @@ class Worker:
         finally:
             self._stopping.set()
             closing.join()
-            asyncio.run_coroutine_threadsafe(routes.drain(), server.loop).result()
+            _drain(routes, server)
             server.stop()
             answered.set()
             polling.join(JOIN_SECONDS)  # a thread inside the client while the process ends may crash it
@@ -211,6 +211,15 @@ class Worker:
 def _handle_signals(handler: Callable[..., None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handler)
+
+
+def _drain(routes: InferenceRoutes, server: HttpServer) -> None:
+    """Let the server answer what is in hand, in its own loop."""
+    draining = asyncio.run_coroutine_threadsafe(routes.drain(), server.loop)
+    try:
+        draining.result(DRAIN_SECONDS + JOIN_SECONDS)
+    except TimeoutError:
+        log.warning("http_callers_unanswered", remedy="none from here: the server's loop is held up")
 
 
 def _leave(*_signal: object) -> None:
