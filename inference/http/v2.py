@@ -81,10 +81,11 @@ def model_config(spec: ModelSpec) -> dict[str, Any]:
         "data_type": _TYPES[input_datatype(spec.input)],
         "dims": list(spec.input.shape),
     }
-    outputs = [
-        {"name": one["name"], "data_type": _TYPES[one["datatype"]], "dims": one["shape"][1:] or [1]}
-        for one in output_metadata(spec)
-    ]
+    outputs = []
+    for one in output_metadata(spec):
+        own = {"name": one["name"], "data_type": _TYPES[one["datatype"]], "dims": one["shape"][1:]}
+        # A number an image has no shape of its own, which Triton writes so.
+        outputs.append(own if own["dims"] else own | {"dims": [1], "reshape": {"shape": []}})
     return {
         "name": spec.name,
         "platform": f"tensorflow_{spec.weights.framework}",

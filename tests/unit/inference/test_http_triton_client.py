@@ -184,6 +184,7 @@ def test_the_client_reads_health_metadata_configuration_and_index(
     assert metadata["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, *SHAPE]}]
     assert config["input"] == [{"name": "image", "data_type": "TYPE_UINT8", "dims": list(SHAPE)}]
     assert [one["name"] for one in config["output"]] == [one["name"] for one in metadata["outputs"]]
+    assert [(one["dims"], one.get("reshape")) for one in config["output"][:2]] == [([2], None), ([1], {"shape": []})]
     index = client.get_model_repository_index()
     assert {(one["name"], one["version"], one["state"]) for one in index} >= {("pets", PETS.version, "READY")}
     for change in (client.load_model, client.unload_model):
