@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -36,6 +37,7 @@ class Outgoing:
     Attributes:
         partition: None: by the key.
         time: milliseconds since the epoch; None: now.
+        delivered: gets the message's offset, in the producer's thread and in the order of the partition's log.
     """
 
     topic: str
@@ -44,6 +46,7 @@ class Outgoing:
     headers: list[tuple[str, Any]] = field(default_factory=list)
     partition: int | None = None
     time: int | None = None
+    delivered: Callable[[int], None] | None = None
 
 
 class Results:
@@ -93,7 +96,8 @@ class Results:
             options["partition"] = message.partition
         if message.time is not None:
             options["timestamp"] = message.time
-        kafka.produce(self._producer, message.topic, flight.on_delivery, **options)
+        report = flight.on_delivery if message.delivered is None else partial(flight.on_place, message.delivered)
+        kafka.produce(self._producer, message.topic, report, **options)
 
     def _poll(self) -> None:
         while not self._closing.is_set():
@@ -132,6 +136,12 @@ class _Flight:
         self._remaining -= 1  # in the polling thread only
         if not self._remaining:
             self._loop.call_soon_threadsafe(self._finish)
+
+    def on_place(self, delivered: Callable[[int], None], error: KafkaError | None, message: Any) -> None:
+        """As `on_delivery`, and says where the message stands."""
+        if error is None:
+            delivered(message.offset())
+        self.on_delivery(error, message)
 
     def _finish(self) -> None:
         if not self._done.done():

@@ -331,13 +331,14 @@ class JoinedTruth(Contract):
 
 
 class JoinEntry(Message):
-    """All that is known about one request: the log of the confusion agent's state."""
+    """All that is known about one request: the log of the confusion agent's state. Or a claim, and nothing else."""
 
     request_id: RequestId
     pair: JoinedPair | None = None
     truths: tuple[JoinedTruth, ...] = Field((), description="The one that holds; several while the pair is awaited")
     since: float = Field(0.0, description="While the pair is awaited: since when, seconds since the epoch")
     due: float = Field(0.0, description="While the pair is awaited: when to look elsewhere")
+    claim: str | None = Field(None, description="Of a claim: the instance that owns the partition from here on")
 
 
 class ModelSums(Contract):
@@ -354,6 +355,7 @@ class JoinFold(Message):
 
     partition: int = Field(ge=0)
     epoch: int = Field(ge=0, description="Number of the ownership; of two folds, that of the latest owner holds")
+    base: int = Field(0, ge=0, description="`epoch` less the offset of the owner's claim in `monitoring.joins`, less 1")
     pairs_mark: int = Field(ge=-1, description="Highest offset of `inference.pairs` that is in the sums")
     feedback_mark: int = Field(ge=-1, description="Likewise of `inference.feedback`, for late and self-contained ones")
     models: tuple[ModelSums, ...]

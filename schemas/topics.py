@@ -124,7 +124,7 @@ JOINS = Topic(
 )
 JOIN_FOLDS = Topic(
     "monitoring.join-folds",
-    "partition/instance",
+    "partition/epoch",
     "confusion agent, first stage",
     "What the state of the join no longer holds, as sums; on the partition of its pairs",
     JoinFold,

@@ -1,21 +1,24 @@
 """Taking a partition over: its fold and the log of its entries, read into the local store where that lags behind."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import orjson
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from agents.confusion.entries import Entry, entry_of
-from agents.confusion.fold import Fold, decode_fold, encode_fold, latest
+from agents.confusion.fold import Fold, claimed, decode_fold, encode_fold, fold_key, latest
+from agents.confusion.ownership import Claim, claim_message, is_claim
 from agents.confusion.partition import FOLD, POSITION, Limits, PartitionJoin
 from agents.confusion.store import Changes, RocksStore
 from runtime import kafka
 from runtime.errors import FatalError, TransientError
 from runtime.logging import get_logger
+from runtime.results import Outgoing
 from runtime.settings import Settings
 from schemas.model_spec import ModelSpec
 from schemas.topics import JOIN_FOLDS, JOINS
@@ -28,6 +31,15 @@ QUIET_SECONDS = 60.0
 POLL_SECONDS = 0.05
 """A call that takes many messages waits so long although the end is reached."""
 BATCH = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A partition, taken over."""
+
+    join: PartitionJoin
+    store: RocksStore
+    claim: Claim
 
 
 class JoinLoader:
@@ -43,11 +55,12 @@ class JoinLoader:
         self._limits = limits
         self._folder = folder
 
-    def open(self, partition: int) -> tuple[PartitionJoin, RocksStore]:
+    def open(self, partition: int) -> Opened:
         """The join of a partition as its last owner left it, claimed.
 
-        The local store is trusted if it has the very fold that holds; otherwise somebody else has owned the partition
-        since, or a fold was not published, and all is read from the log.
+        The claim comes first: what others had written before it is read, and what they write after it does not count
+        (`agents.confusion.ownership`). The local store is trusted if it has the very fold that holds; otherwise
+        somebody else has owned the partition since, or a fold was not published, and all is read from the log.
 
         Raises:
             TransientError: the brokers do not answer.
@@ -56,7 +69,9 @@ class JoinLoader:
         began = time.monotonic()
         store = RocksStore(self._folder / f"partition-{partition}")
         try:
-            fold = latest(self._folds(partition), partition)
+            claim = Claim(offset := self._claim(partition), offset + 1)
+            found = self._folds(partition)
+            fold = latest(found.values(), partition)
             [held, position] = store.get_many([FOLD, POSITION])
             low, high = self._ends(partition)
             start = int(position) if position else low
@@ -64,8 +79,9 @@ class JoinLoader:
             if not local:
                 store.clear()
                 start = low
-            fold.epoch += 1
-            self._claim(fold)
+            self.look(partition, claim)
+            fold = claimed(fold, claim.offset, not claim.lost)
+            self._publish(fold, found)
             store.write(Changes({FOLD: encode_fold(fold), POSITION: str(start).encode()}))
             join = PartitionJoin(store, fold, self._specs, self._limits)
             self._replay(join, partition, start, high)
@@ -76,16 +92,37 @@ class JoinLoader:
         log.info(
             "partition_opened",
             partition=partition,
+            epoch=fold.epoch,
             entries=join.entries,
             read=high - start,
             local=local,
             seconds=round(time.monotonic() - began, 2),
         )
-        return join, store
+        return Opened(join, store, claim)
 
-    def log_end(self, partition: int) -> int:
-        """Offset behind the last message of the log."""
-        return self._ends(partition)[1]
+    def look(self, partition: int, claim: Claim) -> None:
+        """Read what has come to the log since, for the claim of another.
+
+        Raises:
+            TransientError: the brokers do not answer.
+        """
+        try:
+            end = self._ends(partition)[1]
+            if end <= claim.checked:
+                return
+            between = self._read(JOINS.name, partition, claim.checked, end)
+            found = next((message for message in between if is_claim(message.value())), None)
+        except KafkaException as error:
+            raise TransientError(f"the join's log cannot be read: {error.args[0].str()}") from error
+        if found is not None and not claim.lost:
+            log.warning(
+                "outbid",
+                partition=partition,
+                claim=claim.offset,
+                other=found.offset(),
+                instance=orjson.loads(found.value())["claim"],
+            )
+        claim.looked(end, found is not None)
 
     def _ends(self, partition: int) -> tuple[int, int]:
         log = TopicPartition(JOINS.name, partition)
@@ -99,22 +136,52 @@ class JoinLoader:
 
     @cached_property
     def _reader(self) -> Consumer:
-        """Asks for the log's ends. It is kept, because that is done every few seconds."""
-        return kafka.assigned_consumer(self._settings)
+        """Reads, and asks for the log's ends. It is kept, because that is done every second."""
+        return kafka.assigned_consumer(self._settings, **{"enable.partition.eof": True, "fetch.wait.max.ms": 10})
 
-    def _folds(self, partition: int) -> list[Fold]:
-        values = (message.value() for message in self._read(JOIN_FOLDS.name, partition, OFFSET_BEGINNING))
-        return [decode_fold(value) for value in values if value]
+    @cached_property
+    def _writer(self) -> Producer:
+        """Writes what opens a partition."""
+        return kafka.producer(self._settings)
 
-    def _claim(self, fold: Fold) -> None:
-        client, guard = kafka.producer(self._settings), kafka.DeliveryGuard()
-        key = fold_key(fold, self._settings)
-        kafka.produce(
-            client, JOIN_FOLDS.name, guard.on_delivery, value=encode_fold(fold), key=key, partition=fold.partition
-        )
-        if client.flush(CALL_SECONDS):
-            raise TransientError(f"no broker took the claim of partition {fold.partition} in {CALL_SECONDS:g} s")
+    def _folds(self, partition: int) -> dict[bytes, Fold]:
+        """Every fold that the topic holds, by key, each key's last one."""
+        found: dict[bytes, Fold] = {}
+        for message in self._read(JOIN_FOLDS.name, partition, OFFSET_BEGINNING):
+            if message.value():
+                found[message.key()] = decode_fold(message.value())
+            else:
+                found.pop(message.key(), None)
+        return found
+
+    def _claim(self, partition: int) -> int:
+        """Offset of our claim in the log."""
+        instance = self._settings.instance
+        [offset] = self._write([Outgoing(JOINS.name, instance, claim_message(instance), [], partition)])
+        if offset < 0:
+            raise TransientError(f"the broker did not say where the claim of partition {partition} stands")
+        return offset
+
+    def _publish(self, fold: Fold, found: Mapping[bytes, Fold]) -> None:
+        """The fold under our epoch, before anything is done under it; then those of former owners go."""
+        former = [key for key, one in found.items() if one.epoch < fold.epoch]
+        self._write([Outgoing(JOIN_FOLDS.name, fold_key(fold), encode_fold(fold), [], fold.partition)])
+        self._write([Outgoing(JOIN_FOLDS.name, key, None, [], fold.partition) for key in former])
+
+    def _write(self, messages: Sequence[Outgoing]) -> list[int]:
+        """Offsets of the messages, once the brokers hold them."""
+        guard, offsets = kafka.DeliveryGuard(), list[int]()
+
+        def delivered(error: KafkaError | None, message: Any) -> None:
+            guard.on_delivery(error, message)
+            offsets.append(message.offset())
+
+        for one in messages:
+            kafka.produce(self._writer, one.topic, delivered, value=one.value, key=one.key, partition=one.partition)
+        if self._writer.flush(CALL_SECONDS):
+            raise TransientError(f"no broker took what opens a partition of the join in {CALL_SECONDS:g} s")
         guard.check()
+        return offsets
 
     def _replay(self, join: PartitionJoin, partition: int, start: int, end: int) -> None:
         inputs: list[tuple[str, Entry]] = []
@@ -122,6 +189,8 @@ class JoinLoader:
             return
         for message in self._read(JOINS.name, partition, start):
             value = message.value()
+            if is_claim(value):
+                continue
             if value is None:
                 join.apply(inputs, replay=True)
                 inputs = []
@@ -139,9 +208,9 @@ class JoinLoader:
                 inputs = []
         join.apply(inputs, replay=True)
 
-    def _read(self, topic: str, partition: int, start: int) -> Iterator[Any]:
-        """Messages from `start` to the end of the partition."""
-        reader = kafka.assigned_consumer(self._settings, **{"enable.partition.eof": True})
+    def _read(self, topic: str, partition: int, start: int, end: int | None = None) -> Iterator[Any]:
+        """Messages from `start` to the end of the partition, or to `end`."""
+        reader = self._reader
         try:
             reader.assign([TopicPartition(topic, partition, start)])
             deadline = time.monotonic() + QUIET_SECONDS
@@ -153,11 +222,8 @@ class JoinLoader:
                     if error is None:
                         deadline = time.monotonic() + QUIET_SECONDS
                         yield message
+                        if end is not None and message.offset() + 1 >= end:
+                            return
             raise TransientError(f"{topic}, partition {partition}, could not be read to its end")
         finally:
-            reader.close()
-
-
-def fold_key(fold: Fold, settings: Settings) -> str:
-    """With the instance, so that what a former owner writes does not take the place of what holds."""
-    return f"{fold.partition}/{settings.instance}"
+            reader.unassign()

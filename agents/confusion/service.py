@@ -42,20 +42,24 @@ class ConfusionAgent:
         joining = context.subscribe((PAIRS, FEEDBACK), self._joins, depth=1)
         showing = context.subscribe(PERFORMANCE_SUMS, self._board, depth=1)
         sink = context.sink(self._joins.on_rejected)
-        self._joins.connect(context.results, context.letters, sink, joining.in_thread)
+
+        def assignment() -> int | None:
+            return None if context.app.rebalancing else int(context.app.consumer_generation_id)
+
+        self._joins.connect(context.results, context.letters, sink, joining.in_thread, assignment)
         self._board.connect(context.results, sink)
         found = kafka.cluster_topics(self._settings)
         self._joins.sums_partitions, self._joins.partitions = found[PERFORMANCE_SUMS.name], found[FEEDBACK.name]
 
         async def keep_up() -> None:
-            consumer, generation = context.app.consumer, context.app.consumer_generation_id
-            if context.app.rebalancing:
+            consumer, generation = context.app.consumer, assignment()
+            if generation is None:
                 return
             own = sorted(tp.partition for tp in consumer.assignment() if tp.topic == PAIRS.name)
             upkeep = await joining.in_thread(self._joins.upkeep, generation, own, time.time())
             await self._joins.keep(upkeep)
             if upkeep.waiting:
-                await self._settle(context, joining, generation, upkeep)
+                await self._settle(context, joining, upkeep)
 
         async def show() -> None:
             consumer, generation = context.app.consumer, context.app.consumer_generation_id
@@ -70,7 +74,7 @@ class ConfusionAgent:
         context.every(self._settings.performance_tick_seconds, keep_up)
         context.every(self._settings.performance_tick_seconds, show)
 
-    async def _settle(self, context: Context, joining: Any, generation: int, upkeep: Upkeep) -> None:
+    async def _settle(self, context: Context, joining: Any, upkeep: Upkeep) -> None:
         """Look for the pairs of waiting truths among the records."""
         names = [name for waiting in upkeep.waiting.values() for name, _ in waiting]
         records = await find_records(context.store, names)
@@ -85,7 +89,7 @@ class ConfusionAgent:
             for partition, waiting in upkeep.waiting.items()
         }
         now = time.time()
-        joined, dropped = await joining.in_thread(self._joins.settle, generation, found, upkeep, now)
+        joined, dropped = await joining.in_thread(self._joins.settle, found, upkeep, now)
         await self._joins.deliver(joined)
         await context.results.publish(dropped)
 
@@ -111,7 +115,7 @@ def run(settings: ConfusionSettings) -> None:
 
     def build() -> ConfusionAgent:
         loader = JoinLoader(settings, specs, limits, settings.state_folder / settings.instance)
-        joins = JoinStage(specs, metrics, loader, limits, settings.instance)
+        joins = JoinStage(specs, metrics, loader, limits)
         return ConfusionAgent(joins, BoardStage(specs, PerformanceGauges(metrics), settings), specs, settings)
 
     AgentProcess(NAME, settings, settings.confusion_group, metrics, build).run()

@@ -13,8 +13,10 @@ from agents.confusion.board_stage import BoardStage
 from agents.confusion.fold import Fold, decode_fold, encode_fold
 from agents.confusion.gauges import PerformanceGauges
 from agents.confusion.join_stage import JoinStage
+from agents.confusion.ownership import Claim
 from agents.confusion.partition import Limits, PartitionJoin
 from agents.confusion.records import report_record
+from agents.confusion.recovery import Opened
 from agents.confusion.settings import ConfusionSettings
 from agents.confusion.store import RocksStore
 from agents.confusion.sums import SCALE, Sums
@@ -43,17 +45,18 @@ class Loader:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def open(self, _partition: int) -> tuple[PartitionJoin, RocksStore]:
+    def open(self, _partition: int) -> Opened:
         store = RocksStore(self._folder)
-        return PartitionJoin(store, Fold(0, sums={("m", "1"): Sums(SUMS)}), {"m": SPEC}, LIMITS), store
+        join = PartitionJoin(store, Fold(0, sums={("m", "1"): Sums(SUMS)}), {"m": SPEC}, LIMITS)
+        return Opened(join, store, Claim(0, 1))
 
-    def log_end(self, _partition: int) -> int:
-        return 0
+    def look(self, _partition: int, _claim: Claim) -> None:
+        pass
 
 
 def test_the_sums_of_a_billion_pairs_reach_the_board_to_the_last_unit(tmp_path: Path) -> None:
     metrics = ConfusionMetrics(CollectorRegistry())
-    joins = JoinStage({"m": SPEC}, metrics, Loader(tmp_path), LIMITS, "a")
+    joins = JoinStage({"m": SPEC}, metrics, Loader(tmp_path), LIMITS)
     [message] = joins.upkeep(1, [0], 0.0).sums
     board = BoardStage({"m": SPEC}, PerformanceGauges(metrics), ConfusionSettings())
     tp = TP("monitoring.performance-sums", 0)
