@@ -274,6 +274,18 @@ class ConfusionMetrics(AgentMetrics):
         self.joined_pairs = Counter(
             "modelwatch_joined_pairs", "Answered pairs whose entry is safe", ["model"], registry=registry
         )
+        self.repeated = Counter(
+            "modelwatch_repeated_requests",
+            "Answers that took the place of an earlier one: the same request id was asked the same model version again",
+            ["model"],
+            registry=registry,
+        )
+        self.unreadable_state = Counter(
+            "modelwatch_unreadable_state",
+            "Messages of the join's own topics that are none of ours, and were passed over when a partition was opened",
+            ["topic"],
+            registry=registry,
+        )
         self.feedback = Counter(
             "modelwatch_feedback",
             "Feedback by what it did (joined, corrected, duplicate, early: waits for its pair, late: by its record, "

@@ -1,14 +1,20 @@
 """The messages on the topics, as pydantic models; `docs/messages.md` and the JSON Schemas are generated from here."""
 
 from enum import Enum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from schemas.base import MAX_INTEGER, Attributes, Base64Bytes, Contract, Message, RequestId, Timestamp
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Matrix = tuple[tuple[int, ...], ...]
+MAX_NUMBERS = 100_000
+"""In a truth of one number a class."""
+MAX_SECONDS = 253_402_300_800.0
+"""The end of the year 9999, in seconds since the epoch."""
+MAX_ROWS = 1024
+"""Truths about one request of several images."""
 LARGEST = 3.4028235e38
 """Greatest magnitude of a regression model's answer, and of a truth about it: what a float32 holds."""
 Error = Annotated[float, Field(ge=0)]
@@ -111,23 +117,44 @@ class InferencePair(Message):
     response: InferenceResponse
 
 
+def _no_boolean(value: Any) -> Any:
+    """JSON's `true` reads as 1, and would be the class of index 1."""
+    items = value if isinstance(value, (list, tuple)) else (value,)
+    if any(isinstance(one, bool) for one in items):
+        raise ValueError("true and false are no truth; name the class by truth_index, or by truth_label in quotes")
+    return value
+
+
+Number = Annotated[float, Field(strict=True)]
+Numbers = Annotated[tuple[Number, ...], Field(min_length=1, max_length=MAX_NUMBERS)]
+Row = Annotated[Number | str | Numbers, BeforeValidator(_no_boolean)]
+"""The truth about one answer of several: a number, a label, or one number a class."""
+
+
 class Feedback(Message):
-    """The truth about one request, in exactly one of six forms, with or without the response it judges.
+    """The truth about one request, in exactly one of seven forms, with or without the response it judges.
 
     A message of `inference.feedback` holds one, or a list of up to 10,000.
     """
 
     request_id: RequestId
-    model: str | None = None
-    truth_index: int | None = Field(None, ge=0)
+    model: str | None = Field(None, description="Whose answers it is about; none: every answer to the request")
+    truth_index: Annotated[int, Field(ge=0), BeforeValidator(_no_boolean)] | None = None
     truth_label: str | None = None
-    truth_one_hot: tuple[int, ...] | None = None
-    truth_probabilities: tuple[Probability, ...] | None = None
-    truth_value: Annotated[float, Field(strict=True)] | None = Field(None, description="About a regression model")
-    truth: int | float | str | Annotated[tuple[float, ...], Field(min_length=1)] | None = Field(
+    truth_one_hot: Annotated[tuple[int, ...], Field(max_length=MAX_NUMBERS)] | None = None
+    truth_probabilities: Annotated[tuple[Probability, ...], Field(max_length=MAX_NUMBERS)] | None = None
+    truth_value: Number | None = Field(None, description="About a regression model")
+    truth: Annotated[
+        int | float | str | Numbers | Annotated[tuple[Row, ...], Field(min_length=1, max_length=MAX_ROWS)] | None,
+        BeforeValidator(_no_boolean),
+    ] = Field(
         None,
         description="Any of the forms before, told apart by its shape and the model; `3` and `[3]`, as in Seldon's "
-        "feedback, are class 3, or the number of a regression model",
+        "feedback, are class 3, or the number of a regression model, and refused where labels are numbers. A list of "
+        "labels or of lists: as `truths`",
+    )
+    truths: Annotated[tuple[Row, ...], Field(min_length=1, max_length=MAX_ROWS)] | None = Field(
+        None, description="About a request of several images: one a row, in their order, each in any form of `truth`"
     )
     response: tuple[float, ...] | None = Field(
         None, description="Self-contained feedback: the probabilities answered, or `[number]` of a regression model"
@@ -135,9 +162,19 @@ class Feedback(Message):
     source: str = Field("unknown", max_length=64)
     given_at: Timestamp
 
+    @property
+    def rows(self) -> tuple[Row, ...] | None:
+        """Truths about a request of several images; None if it is about one."""
+        if self.truths is not None:
+            return self.truths
+        if isinstance(self.truth, tuple) and any(isinstance(row, (str, tuple)) for row in self.truth):
+            return self.truth
+        return None
+
     @model_validator(mode="after")
     def _one_form_of_truth(self) -> "Feedback":
-        forms = ("truth_index", "truth_label", "truth_one_hot", "truth_probabilities", "truth_value", "truth")
+        one = ("truth_index", "truth_label", "truth_one_hot", "truth_probabilities", "truth_value")
+        forms = (*one, "truth", "truths")
         given = [form for form in forms if getattr(self, form) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(forms)}; got {', '.join(given) or 'none'}")
@@ -300,44 +337,76 @@ class PerformanceReport(Message):
     reported_at: Timestamp
 
 
+Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
+"""Since the epoch."""
+
+
+class JoinedClass(Contract):
+    """A truth that was given as one number a class."""
+
+    index: int = Field(ge=0, description="Of the greatest")
+    of: int = Field(ge=1, description="How many there were")
+
+
+class JoinedTruth(Contract):
+    """A truth in the join."""
+
+    given_at: Seconds = Field(description="Seconds since the epoch")
+    offset: int = Field(ge=0, le=MAX_INTEGER, description="Of its message in `inference.feedback`")
+    item: int = Field(ge=0, description="Within its message")
+    form: int | float | str | tuple[float, ...] | JoinedClass = Field(
+        description="As given; of an answer: the class index; or, written with a point, the value"
+    )
+    source: str = "unknown"
+    letter: str | None = Field(None, description="The feedback's own JSON, while an answer is awaited")
+    model: str | None = Field(None, description="Whose answers it is about; none: all")
+
+
 class JoinedPair(Contract):
-    """What a pair contributes to the join."""
+    """What an answer contributes to the join."""
 
     lane: int = Field(ge=0, le=1, description="0: from `inference.pairs`; 1: by feedback")
-    offset: int = Field(ge=0, description="In the topic of its lane")
+    offset: int = Field(ge=0, le=MAX_INTEGER, description="In the topic of its lane")
     model: str
     version: str
-    time: float = Field(description="Of the answer, seconds since the epoch")
-    kept_from: float = Field(description="Seconds since the epoch; the time to live counts from here")
+    time: Seconds = Field(description="Of the answer, seconds since the epoch")
+    kept_from: Seconds = Field(description="Seconds since the epoch; the time to live counts from here")
     predicted: int | float = Field(description="A class index; or a regression model's value, written with a point")
     probabilities: Base64Bytes = Field(description="float32, little endian, one a class; empty for a regression model")
     counted: int | float | None = Field(
         None, description="Joined late: the truth under which it was counted; -1, without a point, for none"
     )
     value: str | None = Field(None, description="Of the attribute by which the model is broken down")
+    primary: bool = Field(True, description="As in its `InferenceResponse`")
+    told: JoinedTruth | None = Field(None, description="The truth that holds")
+
+    @model_validator(mode="after")
+    def _answer_is_whole(self) -> "JoinedPair":
+        size = len(self.probabilities)
+        if size % 4 or (isinstance(self.predicted, int) and not 0 <= self.predicted < size // 4):
+            raise ValueError(f"predicted is {self.predicted}; probabilities has {size} bytes, 4 a class")
+        return self
 
 
-class JoinedTruth(Contract):
-    """A truth in the join."""
+class JoinedGone(Contract):
+    """An answer that has left the state before other answers to its request."""
 
-    given_at: float = Field(description="Seconds since the epoch")
-    offset: int = Field(ge=0, description="Of its message in `inference.feedback`")
-    item: int = Field(ge=0, description="Within its message")
-    form: int | float | str | tuple[float, ...] = Field(
-        description="As given; once the model is known: the class index; or, written with a point, the value"
-    )
-    source: str = "unknown"
-    letter: str | None = Field(None, description="The feedback's own JSON, until its pair is known")
+    model: str
+    version: str
+    rank: tuple[Seconds, int, int] | None = Field(None, description="Of the highest truth that it has seen")
 
 
 class JoinEntry(Message):
     """All that is known about one request: the log of the confusion agent's state. Or a claim, and nothing else."""
 
+    schema_version: int = Field(2, ge=1, le=MAX_INTEGER, description="Version of this message's schema")
     request_id: RequestId
-    pair: JoinedPair | None = None
-    truths: tuple[JoinedTruth, ...] = Field((), description="The one that holds; several while the pair is awaited")
-    since: float = Field(0.0, description="While the pair is awaited: since when, seconds since the epoch")
-    due: float = Field(0.0, description="While the pair is awaited: when to look elsewhere")
+    pairs: tuple[JoinedPair, ...] = Field((), description="Its answers, one a model version")
+    pair: JoinedPair | None = Field(None, description="In version 1: its only answer")
+    truths: tuple[JoinedTruth, ...] = Field((), description="As they were given; in version 1 the one that holds")
+    since: Seconds = Field(0.0, description="While an answer is awaited: since when, seconds since the epoch")
+    due: Seconds = Field(0.0, description="While an answer is awaited: when to look elsewhere")
+    gone: tuple[JoinedGone, ...] = ()
     claim: str | None = Field(None, description="Of a claim: the instance that owns the partition from here on")
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from aiokafka.partitioner import murmur2
 
 from agents.confusion.entries import PAIRS_LANE, Entry, PairHalf, answer_of
-from agents.confusion.truth import Told, read_feedback, resolve, self_contained
+from agents.confusion.truth import Told, read_feedback, resolve_any, self_contained
 from agents.pairs import ReadPair, read_pairs
+from schemas.clock import MAX_AHEAD_SECONDS, check_not_ahead
 from schemas.messages import Outcome
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
@@ -46,34 +47,89 @@ class Inputs:
     misplaced: list[tuple[str, int, bytes, list[Any]]] = field(default_factory=list)
 
 
-def read_inputs(
-    messages: Sequence[Any], specs: Mapping[str, ModelSpec], lookup_seconds: float, now: float, partitions: int
-) -> Inputs:
-    """Read messages of one partition of pairs and feedback.
+@dataclass(frozen=True, slots=True)
+class InputReader:
+    """Reads messages of one partition of pairs and feedback.
 
-    Args:
+    Attributes:
         lookup_seconds: how long a truth waits for its pair before one looks elsewhere.
-        now: seconds since the epoch.
         partitions: of each topic; tells which feedback lies where its pair is not.
+        max_ahead: seconds that a moment in a message may be ahead of the message's own timestamp.
+        default_model: the model of requests that name none; None: every model's answers keep the request's id.
     """
-    inputs = Inputs()
-    pairs, refused = read_pairs([one for one in messages if one.topic != FEEDBACK.name], specs)
-    inputs.refused.extend(refused)
-    for read in pairs:
-        model, answered = read.pair.response.model, read.pair.response.outcome is Outcome.OK
-        if answered and model in specs:
-            inputs.parts.append((read.pair.request.request_id, Entry(_half(read, specs[model], now))))
-            inputs.pairs[model] += 1
-    for message in messages:
-        if message.topic == FEEDBACK.name:
-            _read_message(inputs, message, specs, lookup_seconds, now, partitions)
-    return inputs
+
+    specs: Mapping[str, ModelSpec]
+    lookup_seconds: float
+    partitions: int
+    max_ahead: float = MAX_AHEAD_SECONDS
+    default_model: str | None = None
+
+    def read(self, messages: Sequence[Any], now: float) -> Inputs:
+        """What the messages bring.
+
+        Args:
+            now: the reader's clock, seconds since the epoch.
+        """
+        inputs = Inputs()
+        pairs, refused = read_pairs([one for one in messages if one.topic != FEEDBACK.name], self.specs)
+        inputs.refused.extend(refused)
+        for read in pairs:
+            model, answered = read.pair.response.model, read.pair.response.outcome is Outcome.OK
+            if answered and model in self.specs:
+                half = _half(read, self.specs[model], now)
+                inputs.parts.append((read.pair.request.request_id, Entry((half,))))
+                inputs.pairs[model] += 1
+        for message in messages:
+            if message.topic == FEEDBACK.name:
+                self._read_feedback(inputs, message, now)
+        return inputs
+
+    def _read_feedback(self, inputs: Inputs, message: Any, now: float) -> None:
+        try:
+            told, bad = read_feedback(message.value, message.offset)
+        except Refusal as refusal:
+            inputs.refused.append((message, refusal))
+            inputs.outcomes["", "invalid"] += 1
+            return
+        for raw, why in bad:
+            inputs.refused.append((_letter(message, raw), why))
+            inputs.outcomes["", "invalid"] += 1
+        arrived = arrival(message, now, self.max_ahead)
+        for one in told:
+            target = partition_of(one.request_id, self.partitions)
+            try:
+                check_not_ahead("given_at", one.truth.given_at, arrived, self.max_ahead)
+                if target == message.partition:
+                    inputs.parts.append((one.request_id, self._part(one, arrived, now)))
+                else:
+                    inputs.misplaced.append((one.request_id, target, one.raw, list(message.headers or ())))
+            except Refusal as refusal:
+                inputs.refused.append((_letter(message, one.raw), refusal))
+                inputs.outcomes[one.model if one.model in self.specs else "", "invalid"] += 1  # type: ignore[index]
+
+    def _part(self, told: Told, arrived: float, now: float) -> Entry:
+        specs = self.specs
+        if told.model is not None and told.model not in specs:
+            raise Refusal(
+                Reason.UNKNOWN_MODEL, f"model {told.model[:64]!r} is not here; there are {', '.join(sorted(specs))}"
+            )
+        if told.response is not None:
+            if told.model is None:
+                raise Refusal(Reason.MISSING_FIELD, "feedback with its own response must name the model that answered")
+            return self_contained(told, specs[told.model], now, self.default_model in (None, told.model))
+        resolve_any(told, [specs[told.model]] if told.model is not None else list(specs.values()))
+        return Entry((), (told.truth,), arrived, arrived + self.lookup_seconds)
+
+
+def arrival(message: Any, now: float, max_ahead: float) -> float:
+    """When a message came, seconds since the epoch: its timestamp, unless that is none or itself ahead of our clock."""
+    return message.timestamp if 0 < message.timestamp <= now + max_ahead else now
 
 
 def _half(read: ReadPair, spec: ModelSpec, now: float) -> PairHalf:
     response = read.pair.response
     outputs = response.probabilities if response.value is None else (response.value,)
-    predicted, probabilities = answer_of(outputs or (), spec)
+    predicted, probabilities = answer_of(outputs or (), bool(spec.classes))
     return PairHalf(
         PAIRS_LANE,
         read.message.offset,
@@ -84,61 +140,13 @@ def _half(read: ReadPair, spec: ModelSpec, now: float) -> PairHalf:
         predicted if response.predicted is None else response.predicted,
         probabilities,
         value=spec.value_of(read.pair.request.attributes),
+        primary=response.primary,
     )
 
 
 def partition_of(request_id: str, partitions: int) -> int:
     """Where our producers and Java's put a key."""
     return int(murmur2(request_id.encode()) & 0x7FFFFFFF) % partitions
-
-
-def _read_message(
-    inputs: Inputs, message: Any, specs: Mapping[str, ModelSpec], lookup_seconds: float, now: float, partitions: int
-) -> None:
-    try:
-        told, bad = read_feedback(message.value, message.offset)
-    except Refusal as refusal:
-        inputs.refused.append((message, refusal))
-        inputs.outcomes["", "invalid"] += 1
-        return
-    for raw, why in bad:
-        inputs.refused.append((_letter(message, raw), why))
-        inputs.outcomes["", "invalid"] += 1
-    for one in told:
-        target = partition_of(one.request_id, partitions)
-        if target != message.partition:
-            value, headers = (one.truth.letter or "").encode(), list(message.headers or ())
-            inputs.misplaced.append((one.request_id, target, value, headers))
-            continue
-        try:
-            inputs.parts.append((one.request_id, _part(one, specs, lookup_seconds, now)))
-        except Refusal as refusal:
-            inputs.refused.append((_letter(message, (one.truth.letter or "").encode()), refusal))
-            inputs.outcomes[one.model if one.model in specs else "", "invalid"] += 1  # type: ignore[index]
-
-
-def _part(told: Told, specs: Mapping[str, ModelSpec], lookup_seconds: float, now: float) -> Entry:
-    if told.model is not None and told.model not in specs:
-        raise Refusal(Reason.UNKNOWN_MODEL, f"model {told.model!r} is not here; there are {', '.join(sorted(specs))}")
-    if told.response is not None:
-        if told.model is None:
-            raise Refusal(Reason.MISSING_FIELD, "feedback with its own response must name the model that answered")
-        return self_contained(told, specs[told.model], now)
-    candidates = [specs[told.model]] if told.model is not None else list(specs.values())
-    _check_fits_any(told, candidates)
-    return Entry(None, (told.truth,), now, now + lookup_seconds)
-
-
-def _check_fits_any(told: Told, candidates: Sequence[ModelSpec]) -> None:
-    """Refuse at once what can be the truth of no model; the others are checked against their pair's."""
-    refusals: list[Refusal] = []
-    for spec in candidates:
-        try:
-            resolve(told.truth.form, spec)
-            return
-        except Refusal as refused:
-            refusals.append(refused)
-    raise refusals[0] if refusals else Refusal(Reason.UNKNOWN_MODEL, "no model is loaded")
 
 
 def _letter(message: Any, value: bytes) -> Letter:

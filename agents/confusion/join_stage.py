@@ -11,11 +11,12 @@ from typing import Any, Protocol
 import orjson
 
 from agents.confusion.board import LIFETIME
-from agents.confusion.entries import EMPTY, PAIRS_LANE, Entry
+from agents.confusion.entries import EMPTY, PAIRS_LANE, Entry, PairHalf, Truth
 from agents.confusion.fold import encode_fold, fold_key
-from agents.confusion.inputs import Inputs, Letter, read_inputs
-from agents.confusion.partition import LATE_WINDOW, Applied, Limits, PartitionJoin, WindowKey
+from agents.confusion.inputs import InputReader, Inputs, Letter
+from agents.confusion.merging import MAX_ANSWER_BYTES, MAX_ANSWERS
 from agents.confusion.ownership import Claim
+from agents.confusion.partition import LATE_WINDOW, Applied, Limits, PartitionJoin, WindowKey
 from agents.confusion.records import truth_record
 from agents.confusion.recovery import Opened
 from agents.confusion.store import RocksStore
@@ -23,16 +24,17 @@ from runtime.batches import Batch, BatchStage
 from runtime.elasticsearch_sink import Record, RecordSink
 from runtime.metrics import ConfusionMetrics
 from runtime.results import DeadLetters, Outgoing, Results
-from schemas.messages import PerformanceSums
+from schemas.messages import JoinEntry, PerformanceSums
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
-from schemas.topics import FEEDBACK, JOIN_FOLDS, JOINS, PERFORMANCE_SUMS
+from schemas.topics import FEEDBACK, JOIN_FOLDS, JOINS, PAIRS, PERFORMANCE_SUMS
 
 REPUBLISH_SECONDS = 3600.0
 """How often all sums are published anew: heals what a former owner wrote over them."""
 FIRST_REPUBLISH_SECONDS = 60.0
 """The first time: by then the former owner has learned from its group that it is none."""
 POSITION_SECONDS = 10.0
+ENTRY_VERSION = JoinEntry.model_fields["schema_version"].default
 RECLAIM_SECONDS = 1.0
 """Until one that was outbid claims again, if it is a member of the group still: time for the other to learn that it is
 none."""
@@ -50,12 +52,17 @@ class Loader(Protocol):
 
 @dataclass(slots=True)
 class Owned:
-    """A partition that is ours."""
+    """A partition that is ours.
+
+    Attributes:
+        read_until: timestamp of the newest pair that is merged, seconds since the epoch.
+    """
 
     join: PartitionJoin
     store: RocksStore
     claim: Claim
     publication: int = 0
+    read_until: float = 0.0
     positioned: float = 0.0
     republish_at: float = field(default_factory=lambda: time.monotonic() + FIRST_REPUBLISH_SECONDS)
 
@@ -91,19 +98,25 @@ class Joined:
     merged: dict[int, Merged]
     refused: list[tuple[Any, Refusal]]
     pairs: Counter[str] = field(default_factory=Counter)
+    repeated: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     misplaced: list[Outgoing] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Upkeep:
-    """What the clock brought: records, sums and folds to write, and truths whose pair should be looked for."""
+    """What the clock brought: records, sums and folds to write, and truths whose pair should be looked for.
+
+    Attributes:
+        progress: how far the pairs of a partition are read, seconds since the epoch.
+    """
 
     generation: int
-    records: list[Record]
-    sums: list[Outgoing]
-    folds: list[Outgoing]
-    waiting: dict[int, list[tuple[str, Entry]]]
+    records: list[Record] = field(default_factory=list)
+    sums: list[Outgoing] = field(default_factory=list)
+    folds: list[Outgoing] = field(default_factory=list)
+    waiting: dict[int, list[tuple[str, Entry]]] = field(default_factory=dict)
+    progress: dict[int, float] = field(default_factory=dict)
 
 
 class JoinStage(BatchStage):
@@ -111,6 +124,7 @@ class JoinStage(BatchStage):
 
     Args:
         sums_partitions: of the topic of sums.
+        default_model: the model of requests that name none.
     """
 
     def __init__(
@@ -119,11 +133,13 @@ class JoinStage(BatchStage):
         metrics: ConfusionMetrics,
         loader: Loader,
         limits: Limits,
+        default_model: str | None = None,
     ) -> None:
         self._specs = dict(specs)
         self._metrics = metrics
         self._loader = loader
         self._limits = limits
+        self._default_model = default_model
         self._generation = -1
         self._owned: dict[int, Owned] = {}
         self.sums_partitions = 1
@@ -156,12 +172,15 @@ class JoinStage(BatchStage):
         joined = Joined(batch.generation, {}, [])
         if not self._enter(batch.generation):
             return joined
-        now = time.time()
+        now, limits = time.time(), self._limits
+        reader = InputReader(
+            self._specs, limits.lookup_seconds, self.partitions, limits.max_ahead_seconds, self._default_model
+        )
         messages = defaultdict[int, list[Any]](list)
         for message in batch.messages:
             messages[message.partition].append(message)
         for partition, own in messages.items():
-            inputs = read_inputs(own, self._specs, self._limits.lookup_seconds, now, self.partitions)
+            inputs = reader.read(own, now)
             joined.refused.extend(inputs.refused)
             joined.misplaced.extend(
                 Outgoing(FEEDBACK.name, name, value, headers, target)
@@ -169,7 +188,14 @@ class JoinStage(BatchStage):
             )
             joined.pairs.update(inputs.pairs)
             self._apply(joined, partition, inputs)
+            self._note_progress(partition, own)
         return joined
+
+    def _note_progress(self, partition: int, messages: Iterable[Any]) -> None:
+        """How far the log of pairs is merged."""
+        times = [message.timestamp for message in messages if message.topic != FEEDBACK.name]
+        owned = self._owned[partition]
+        owned.read_until = max([owned.read_until, *times])
 
     async def deliver(self, joined: Joined) -> None:
         """Letters and the log first: from then on nothing is lost. Then the records, as the entries are by then."""
@@ -178,7 +204,7 @@ class JoinStage(BatchStage):
             return  # whoever owns the partitions now reads all of it again
         await self._results.publish(joined.misplaced)
         current = await self._in_thread(self._current, joined)
-        await self._sink.write([truth_record(name, entry, self._specs) for name, entry in current])
+        await self._sink.write([truth_record(name, half, self._specs) for name, half in current])
         self._count(joined)
 
     async def _write_log(self, joined: Joined) -> bool:
@@ -200,12 +226,17 @@ class JoinStage(BatchStage):
             pending = await self._in_thread(self._outbid, pending)
             if not pending:
                 return True
-            await asyncio.sleep(RECLAIM_SECONDS)
-            while (assignment := self._assignment()) is None:
-                await asyncio.sleep(RECLAIM_SECONDS)
-            if assignment != joined.generation:
+            if not await self._is_still_ours(joined.generation):
                 return False
             pending = await self._in_thread(self._merge_again, joined, pending)
+
+    async def _is_still_ours(self, generation: int) -> bool:
+        """Whether an assignment still holds, once the group has had time to say so."""
+        assignment = None
+        while assignment is None:
+            await asyncio.sleep(RECLAIM_SECONDS)  # noqa: ASYNC110 - Faust has no event for the end of a rebalance
+            assignment = self._assignment()
+        return assignment == generation
 
     def _outbid(self, pending: Mapping[int, Merged]) -> dict[int, Merged]:
         """Those that were merged under an ownership that does not hold any more."""
@@ -248,17 +279,26 @@ class JoinStage(BatchStage):
         refusal = Refusal(Reason.MAPPING_REJECTED, f"{record.index}/{record.id}: {reason}")
         await self._letters.send([(Letter(record.id.encode(), value, FEEDBACK.name, 0, 0), refusal)])
 
-    def upkeep(self, generation: int, partitions: Iterable[int], now: float) -> Upkeep:
-        """Open what was assigned, fold what is too old, and lay out what changed. Run it between batches."""
-        upkeep = Upkeep(generation, [], [], [], {})
+    def upkeep(self, generation: int, partitions: Mapping[int, bool], now: float) -> Upkeep:
+        """Open what was assigned, fold what is too old, and lay out what changed. Run it between batches.
+
+        Args:
+            partitions: that are ours, and of each whether its pairs are read to their end.
+        """
+        upkeep = Upkeep(generation)
         if not self._enter(generation):
             return upkeep
-        for partition in partitions:
+        for partition, is_read in partitions.items():
             owned = self._own(partition)
             # Opening may have taken long, and the partition be another's by now.
             if self._assignment() != generation or not self._holds(partition, owned, look=True):
                 continue
             self._tend(upkeep, owned, partition, now)
+            # A pair that is not read yet is no missing pair, however long reading takes.
+            progress = now if is_read else min(now, owned.read_until)
+            if waiting := owned.join.due(progress):
+                upkeep.waiting[partition] = waiting
+                upkeep.progress[partition] = progress
         self._metrics.join_entries.set(sum(owned.join.entries for owned in self._owned.values()))
         self._metrics.join_state.set(sum(owned.store.disk_bytes() for owned in self._owned.values()))
         return upkeep
@@ -269,16 +309,12 @@ class JoinStage(BatchStage):
         upkeep.sums.extend(self._sums(owned, partition))
         if folded := owned.join.expire(now):
             upkeep.records.extend(
-                truth_record(name, entry, self._specs) for name, entry in folded.items() if entry.truth is not None
+                truth_record(name, half, self._specs) for name, half in folded if half.told is not None
             )
             fold = owned.join.fold
             upkeep.folds.append(Outgoing(JOIN_FOLDS.name, fold_key(fold), encode_fold(fold), [], partition))
-        if waiting := owned.join.due(now):
-            upkeep.waiting[partition] = waiting
 
-    def settle(
-        self, found: Mapping[int, list[tuple[str, Entry]]], upkeep: Upkeep, now: float
-    ) -> tuple[Joined, list[Outgoing]]:
+    def settle(self, found: Mapping[int, list[tuple[str, Entry]]], upkeep: Upkeep) -> tuple[Joined, list[Outgoing]]:
         """Merge the pairs that were found among the records; what has waited too long for its pair is given up.
 
         Returns:
@@ -290,13 +326,12 @@ class JoinStage(BatchStage):
         for partition, waiting in upkeep.waiting.items():
             late = Inputs(parts=found.get(partition, []))
             self._apply(joined, partition, late, "late")
-            names = {name for name, _ in late.parts}
-            still = [(name, entry) for name, entry in waiting if name not in names]
-            owned = self._own(partition)
-            for name, entry in owned.join.give_up(still, now):
-                dropped.append(Outgoing(JOINS.name, name, None, [], partition, delivered=owned.claim.delivered))
-                joined.refused.extend(_orphans(partition, name, entry))
-                joined.outcomes["", "orphan"] += len(entry.truths)
+            owned, names = self._own(partition), {name for name, _ in late.parts}
+            still = [(name, owned.join.entry(name) if name in names else entry) for name, entry in waiting]
+            for name, entry, truths in owned.join.give_up(still, upkeep.progress[partition]):
+                dropped.append(_log_message(partition, name, entry, owned.claim))
+                joined.refused.extend(_orphans(partition, name, truths))
+                joined.outcomes["", "orphan"] += len(truths)
         return joined, dropped
 
     def is_folded(self, partition: int, offset: int) -> bool:
@@ -331,21 +366,22 @@ class JoinStage(BatchStage):
                 (_letter(partition, one.request_id, truth.letter, truth.offset), refusal)
                 for truth, refusal in one.refused
             )
-            model = one.new.pair.model if one.new.pair else ""
-            if found := outcome or one.outcome:
-                joined.outcomes[model, found] += 1
+            joined.refused.extend(_surplus(partition, one))
+            joined.repeated.update(one.merge.repeated)
+            found = one.outcomes()
+            joined.outcomes.update(found if outcome is None else {(model, outcome): 1 for model, _ in found})
             if one.refused:
-                joined.outcomes[model, "invalid"] += len(one.refused)
+                joined.outcomes[one.new.pairs[0].model, "invalid"] += len(one.refused)
 
-    def _current(self, joined: Joined) -> list[tuple[str, Entry]]:
-        """The joined entries as they are now: of two deliveries, neither may write an older truth over a newer one."""
+    def _current(self, joined: Joined) -> list[tuple[str, PairHalf]]:
+        """The judged answers as they are now: of two deliveries, neither may write an older truth over a newer one."""
         found = []
         for partition, merged in joined.merged.items():
             ours = self._owned.get(partition) is merged.owned
             for name, entry in merged.entries().items():
-                held = merged.owned.join.entry(name) if ours else entry
-                found.append((name, held if held.truth is not None else entry))
-        return [(name, entry) for name, entry in found if entry.truth is not None]
+                held = {half.identity: half for half in (merged.owned.join.entry(name).pairs if ours else ())}
+                found += [(name, held.get(half.identity, half)) for half in entry.pairs if half.told is not None]
+        return [(name, half) for name, half in found if half.told is not None]
 
     def _remember_position(self, owned: Owned) -> None:
         """All that we have written to the log so far is in the store: a restart need not read it."""
@@ -386,17 +422,21 @@ class JoinStage(BatchStage):
         metrics = self._metrics
         for model, count in joined.pairs.items():
             metrics.joined_pairs.labels(model).inc(count)
+        for model, count in joined.repeated.items():
+            metrics.repeated.labels(model).inc(count)
         for (model, outcome), count in joined.outcomes.items():
             metrics.feedback.labels(model, outcome).inc(count)
         for merged in joined.merged.values():
             for one in merged.applied:
-                if one.outcome == "joined" and one.new.pair is not None:
-                    delay = max(0.0, one.new.truths[0].given_at - one.new.pair.time)
-                    metrics.feedback_delay.labels(one.new.pair.model).observe(delay)
+                for half in one.judged():
+                    given_at = half.told.given_at if half.told is not None else half.time
+                    metrics.feedback_delay.labels(half.model).observe(max(0.0, given_at - half.time))
 
 
 def _log_message(partition: int, request_id: str, entry: Entry, claim: Claim) -> Outgoing:
-    value = orjson.dumps({"schema_version": 1, "request_id": request_id, **orjson.loads(orjson.dumps(entry))})
+    """The entry as it is now; nothing, if nothing is known any more."""
+    document = {"schema_version": ENTRY_VERSION, "request_id": request_id, **orjson.loads(orjson.dumps(entry))}
+    value = None if entry == EMPTY else orjson.dumps(document)
     return Outgoing(JOINS.name, request_id, value, [], partition, delivered=claim.delivered)
 
 
@@ -404,9 +444,26 @@ def _letter(partition: int, request_id: str, letter: str | None, offset: int) ->
     return Letter(request_id.encode(), (letter or "").encode(), FEEDBACK.name, partition, offset)
 
 
-def _orphans(partition: int, request_id: str, entry: Entry) -> list[tuple[Letter, Refusal]]:
-    waited = f"no pair with request id {request_id!r} came, and no record has it"
+def _orphans(partition: int, request_id: str, truths: Iterable[Truth]) -> list[tuple[Letter, Refusal]]:
+    waited = (
+        f"no pair with request id {request_id!r} came, and no record has it; answers to a request of several images "
+        f"have the ids {request_id}-0, {request_id}-1, …: give their truths as `truths`, one a row"
+    )
     return [
-        (_letter(partition, request_id, truth.letter, truth.offset), Refusal(Reason.ORPHAN, waited))
-        for truth in entry.truths
+        (_letter(partition, request_id, truth.letter, truth.offset), Refusal(Reason.ORPHAN, waited)) for truth in truths
+    ]
+
+
+def _surplus(partition: int, applied: Applied) -> list[tuple[Letter, Refusal]]:
+    """Answers beyond what one request may have."""
+    return [
+        (
+            Letter(applied.request_id.encode(), orjson.dumps(half), PAIRS.name, partition, half.offset),
+            Refusal(
+                Reason.OUT_OF_RANGE,
+                f"request {applied.request_id!r} has more than {MAX_ANSWERS} answers, or more than {MAX_ANSWER_BYTES} "
+                f"bytes of them; that of {half.model} {half.version} is not counted",
+            ),
+        )
+        for half in applied.merge.surplus
     ]

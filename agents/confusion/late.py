@@ -1,19 +1,12 @@
 """Feedback that comes after its pair has left the state: the pair is made again from its record."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from agents.confusion.entries import (
-    FEEDBACK_LANE,
-    UNLABELLED,
-    Answer,
-    Entry,
-    PairHalf,
-    Truth,
-    answer_of,
-    number_of,
-)
+from agents.confusion.entries import FEEDBACK_LANE, UNLABELLED, Entry, PairHalf, Truth, answer_of, number_of
+from agents.confusion.merging import MAX_ANSWERS
 from elasticsearch import ApiError, AsyncElasticsearch, TransportError
 from runtime.logging import get_logger
 from runtime.record_indices import INFERENCES, all_of
@@ -21,18 +14,23 @@ from schemas.model_spec import ModelSpec
 
 log = get_logger(__name__)
 
-FIELDS = ["model", "pair", "request.attributes", "response", "feedback"]
-PAGE = 500
+FIELDS = ["request_id", "model", "pair", "request.attributes", "response", "feedback"]
+PAGE = 100
+"""Requests in one search; each may have several records."""
 
 
-async def find_records(store: AsyncElasticsearch, request_ids: Sequence[str]) -> dict[str, dict[str, Any]] | None:
-    """The records of these requests, by id; None if the store does not answer now. Their day is not known."""
-    found: dict[str, dict[str, Any]] = {}
+async def find_records(store: AsyncElasticsearch, request_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]] | None:
+    """The records of the answers to these requests, by request id; None if the store does not answer now. Their days
+    and models are not known."""
+    found = defaultdict[str, list[dict[str, Any]]](list)
     try:
         for start in range(0, len(request_ids), PAGE):
-            query = {"ids": {"values": list(request_ids[start : start + PAGE])}}
-            answer = await store.search(index=all_of(INFERENCES), query=query, size=PAGE, source_includes=FIELDS)
-            found |= {hit["_id"]: hit["_source"] for hit in answer["hits"]["hits"]}
+            query = {"terms": {"request_id": list(request_ids[start : start + PAGE])}}
+            answer = await store.search(
+                index=all_of(INFERENCES), query=query, size=PAGE * MAX_ANSWERS, source_includes=FIELDS
+            )
+            for hit in answer["hits"]["hits"]:
+                found[hit["_source"]["request_id"]].append(hit["_source"])
     except (ApiError, TransportError) as error:
         log.warning("late feedback waits: the record store does not answer", error=str(error))
         return None
@@ -40,41 +38,46 @@ async def find_records(store: AsyncElasticsearch, request_ids: Sequence[str]) ->
 
 
 def late_part(record: Mapping[str, Any], waiting: Entry, specs: Mapping[str, ModelSpec]) -> Entry | None:
-    """The entry of a pair that is counted already, from its record; None if that holds no answer of a known model.
+    """The entry of an answer that is counted already, from its record; None if that holds none, or one of another kind
+    than its model gives.
 
     It says under which truth it was counted, so that a further truth moves the count.
     """
     response = record.get("response") or {}
-    spec = specs.get(response.get("model", ""))
-    if spec is None or len(outputs := _outputs(response, spec)) != len(spec.labels):
+    if not response.get("model") or not response.get("model_version"):
         return None
-    predicted, probabilities = answer_of(outputs, spec)
-    feedback = record.get("feedback")
+    spec, outputs = specs.get(response["model"]), response.get("probabilities") or ()
+    is_classifier = bool(outputs)
+    if spec is not None and bool(spec.classes) != is_classifier:
+        return None
+    if not is_classifier and response.get("value") is None:
+        return None
+    if is_classifier and response.get("predicted") is None:
+        return None
+    predicted, probabilities = answer_of(outputs if is_classifier else (response["value"],), is_classifier)
+    told = None if record.get("feedback") is None else _told(record["feedback"])
     half = PairHalf(
         FEEDBACK_LANE,
         min(truth.offset for truth in waiting.truths),
-        spec.name,
+        response["model"],
         response["model_version"],
-        datetime.fromisoformat(response["answered_at"].replace("Z", "+00:00")).timestamp(),
+        _seconds(response["answered_at"]),
         waiting.since,
-        int(response["predicted"]) if spec.classes else predicted,
+        int(response["predicted"]) if is_classifier else predicted,
         probabilities,
-        counted=UNLABELLED if feedback is None else _truth(feedback, spec),
-        value=spec.value_of((record.get("request") or {}).get("attributes") or {}),
+        counted=UNLABELLED if told is None else told.form,  # type: ignore[arg-type]
+        value=None if spec is None else spec.value_of((record.get("request") or {}).get("attributes") or {}),
+        primary=response.get("primary", True),
+        told=told,
     )
-    if feedback is None:
-        return Entry(half)
-    given_at = datetime.fromisoformat(feedback["given_at"].replace("Z", "+00:00")).timestamp()
-    known = Truth(given_at, feedback["offset"], feedback["item"], _truth(feedback, spec), feedback["source"])
-    return Entry(half, (known,))
+    return Entry((half,))
 
 
-def _outputs(response: Mapping[str, Any], spec: ModelSpec) -> Sequence[float]:
-    """What the model answered; empty if nothing of its kind."""
-    if spec.classes:
-        return response.get("probabilities") or ()
-    return () if response.get("value") is None else (response["value"],)
+def _told(feedback: Mapping[str, Any]) -> Truth:
+    """The truth under which the answer is counted."""
+    form = int(feedback["truth"]) if feedback.get("truth") is not None else number_of(feedback["value"])
+    return Truth(_seconds(feedback["given_at"]), feedback["offset"], feedback["item"], form, feedback["source"])
 
 
-def _truth(feedback: Mapping[str, Any], spec: ModelSpec) -> Answer:
-    return int(feedback["truth"]) if spec.classes else number_of(feedback["value"])
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp()

@@ -1,25 +1,16 @@
 """The join of one partition: entries in a store, and the sums that follow from them. Knows no Kafka."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from agents.confusion.entries import (
-    EMPTY,
-    FEEDBACK_LANE,
-    MAX_WAITING,
-    PAIRS_LANE,
-    Entry,
-    Truth,
-    decode,
-    earlier,
-    encode,
-    highest,
-)
+from agents.confusion.entries import EMPTY, FEEDBACK_LANE, PAIRS_LANE, Entry, PairHalf, Truth, decode, encode
 from agents.confusion.fold import Fold, Group, encode_fold
+from agents.confusion.merging import Merge, departed, given_up, leave, merge, pending
 from agents.confusion.store import Changes, Store
 from agents.confusion.sums import Sums, add, contribution
-from agents.confusion.truth import MAX_ITEMS, resolve
+from agents.confusion.truth import MAX_ITEMS
+from schemas.clock import MAX_AHEAD_SECONDS
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Refusal
 
@@ -43,6 +34,7 @@ class Limits:
     max_entries: int
     lookup_seconds: float
     orphan_seconds: float
+    max_ahead_seconds: float = MAX_AHEAD_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +42,40 @@ class Applied:
     """What one input did.
 
     Attributes:
-        refused: truths that turned out not to fit the pair's model.
+        merge: what the entry is now, and what did not fit.
     """
 
     request_id: str
     old: Entry
-    new: Entry
     part: Entry
-    refused: tuple[tuple[Truth, Refusal], ...] = ()
+    merge: Merge
 
     @property
-    def outcome(self) -> str | None:
-        """Of a truth: `joined`, `corrected`, `duplicate`, `early`; None where no truth came to its pair."""
-        if self.new.pair is None:
-            return "early"
-        if self.old.truth != self.new.truth:
-            return "joined" if self.old.truth is None else "corrected"
-        return "duplicate" if self.part.truths and not self.refused else None
+    def new(self) -> Entry:
+        """The entry as it is now."""
+        return self.merge.entry
+
+    @property
+    def refused(self) -> tuple[tuple[Truth, Refusal], ...]:
+        """Truths that turned out to fit none of the answers that they are about."""
+        return self.merge.refused
+
+    def judged(self) -> list[PairHalf]:
+        """Answers that have their first truth by it."""
+        before = {half.identity for half in self.old.pairs if half.told is not None}
+        return [half for half in self.new.pairs if half.told is not None and half.identity not in before]
+
+    def outcomes(self) -> Counter[tuple[str, str]]:
+        """By model and outcome: `joined`, `corrected`, `duplicate`, `early`; nothing where no truth came to it."""
+        found = Counter((half.model, "joined") for half in self.judged())
+        truths = {half.identity: half.truth for half in self.old.pairs}
+        for half in self.new.pairs:
+            if (before := truths.get(half.identity)) is not None and before != half.truth:
+                found[half.model, "corrected"] += 1
+        if found or not self.part.truths or self.refused:
+            return found
+        about = [half.model for half in self.new.pairs if self.part.truths[0].is_about(half.model)]
+        return Counter([(about[0], "duplicate")] if about else [("", "early")])
 
 
 class PartitionJoin:
@@ -102,8 +111,8 @@ class PartitionJoin:
         for _, value in self._scan(ENTRY):
             entry = decode(value)
             self.entries += 1
-            self._pairs += _is_answered(entry)
-            self._count(entry, 1)
+            self._pairs += _answered(entry)
+            self._count(entry.pairs, 1)
         self.changed = self.every_window()
 
     def apply(self, inputs: Sequence[tuple[str, Entry]], replay: bool = False) -> list[Applied]:
@@ -116,44 +125,75 @@ class PartitionJoin:
         stored = self._store.get_many([_entry_key(request_id) for request_id in ids])
         held = {name: decode(value) if value else EMPTY for name, value in zip(ids, stored, strict=True)}
         before, applied = dict(held), []
-        for request_id, part in inputs:
+        for request_id, came in inputs:
             old = held[request_id]
-            if part.pair is not None and self.fold.has(part.pair.place):
-                if part.pair.lane == FEEDBACK_LANE and part.pair.counted is None and not replay:
-                    continue
-                if replay:
-                    held[request_id] = old if old.pair is not None else EMPTY
-                    continue
-                part = replace(part, pair=None)
-            new, refused = self._merge(old, part)
-            held[request_id] = new
-            applied.append(Applied(request_id, old, new, part, refused))
+            part = self._left(old, came) if replay else self._new(came)
+            if part is None:
+                held[request_id] = EMPTY if replay and not old.pairs else old
+                continue
+            merged = merge(
+                EMPTY if replay and came.pairs and not part.pairs and not old.pairs else old, part, self._specs
+            )
+            held[request_id] = merged.entry
+            applied.append(Applied(request_id, old, part, merged))
         changes = Changes()
         for request_id in ids:
             self._change(changes, request_id, before[request_id], held[request_id])
         self._store.write(changes)
         return applied
 
-    def expire(self, now: float) -> dict[str, Entry]:
+    def _new(self, part: Entry) -> Entry | None:
+        """Of what came, what is not folded; None for self-contained feedback that is: its truth was its pair's."""
+        pairs = []
+        for half in part.pairs:
+            if not self.fold.has(half.place):
+                pairs.append(half)
+            elif half.lane == FEEDBACK_LANE and half.counted is None:
+                return None
+            elif half.lane == FEEDBACK_LANE:  # its truth has waited longer than others lived
+                pairs.append(replace(half, offset=self.fold.marks[FEEDBACK_LANE] + 1))
+        return replace(part, pairs=tuple(pairs))
+
+    def _left(self, old: Entry, logged: Entry) -> Entry | None:
+        """What is left of an entry from the log after what is folded; None if it is nothing."""
+        folded = [half for half in logged.pairs if self.fold.has(half.place)]
+        if not folded:
+            return logged
+        if len(folded) == len(logged.pairs) and old.pairs:
+            gone = tuple(departed(half, logged.truths) for half in folded)
+            return Entry((), logged.truths, logged.since, logged.due, (*logged.gone, *gone))
+        left = leave(logged, folded)
+        return None if left == EMPTY else left
+
+    def expire(self, now: float) -> list[tuple[str, PairHalf]]:
         """Fold what is older than the time to live, or too much, and return it.
 
         It is the head of each lane that goes, so that a mark tells what is folded. The records of what is returned
         must hold its truth before the fold is published: late feedback looks there for what is counted already.
         """
-        changes, folded = Changes(), dict[str, Entry]()
+        changes, folded, entries = Changes(), list[tuple[str, PairHalf]](), dict[str, Entry]()
         for key, request_id in [*self._old_pairs(now), *self._old_feedback(now)]:
-            entry = folded[request_id] = self.entry(request_id)
-            self._fold(entry)
-            self._change(changes, request_id, entry, EMPTY, count=False)
-            lane = key[1]
-            self.fold.marks[lane] = max(self.fold.marks[lane], int.from_bytes(key[2:10], "big"))
+            place = key[1], int.from_bytes(key[2:10], "big")
+            before = entries[request_id] if request_id in entries else self.entry(request_id)
+            leaving = [half for half in before.pairs if half.place == place]
+            for half in leaving:
+                self._fold(half)
+                folded.append((request_id, half))
+            entries[request_id] = after = leave(before, leaving)
+            self._change(changes, request_id, before, after, count=False)
+            changes.delete({key})
+            self.fold.marks[place[0]] = max(self.fold.marks[place[0]], place[1])
         if changes.deletes:
             changes.puts[FOLD] = encode_fold(self.fold)
             self._store.write(changes)
         return folded
 
     def due(self, now: float) -> list[tuple[str, Entry]]:
-        """Truths that have waited for their pair so long that one should look elsewhere, the first ones first."""
+        """Truths that have waited for their pair so long that one should look elsewhere, the first ones first.
+
+        Args:
+            now: how far the log of pairs was read, seconds since the epoch: what was written later may have the pair.
+        """
         found: list[tuple[str, Entry]] = []
         for key, value in self._store.scan(WAITING, PAGE):
             if int.from_bytes(key[1:9], "big") > now * 1000:
@@ -162,25 +202,33 @@ class PartitionJoin:
             found.append((request_id, self.entry(request_id)))
         return found
 
-    def give_up(self, waiting: Sequence[tuple[str, Entry]], now: float) -> list[tuple[str, Entry]]:
-        """Drop those of the waiting truths that have waited long enough, and return them; the others wait on."""
+    def give_up(self, waiting: Sequence[tuple[str, Entry]], now: float) -> list[tuple[str, Entry, list[Truth]]]:
+        """Drop those of the waiting truths that have waited long enough; the others wait on.
+
+        Args:
+            now: as of `due`.
+
+        Returns:
+            Of each request that lost some: its id, the entry as it is now, and what was dropped.
+        """
         changes, orphans = Changes(), []
         for request_id, seen in waiting:
             entry = self.entry(request_id)
-            if entry.pair is not None or entry != seen:
+            if not entry.due or entry != seen:
                 continue
             orphan = now >= entry.since + self._limits.orphan_seconds
             again = max(entry.since + self._limits.orphan_seconds, now + 0.001)
-            self._change(changes, request_id, entry, EMPTY if orphan else replace(entry, due=again))
+            after = given_up(entry) if orphan else replace(entry, due=again)
+            self._change(changes, request_id, entry, after)
             if orphan:
-                orphans.append((request_id, entry))
+                orphans.append((request_id, after, pending(entry)))
         self._store.write(changes)
         return orphans
 
     def forget(self, request_id: str) -> None:
         """In a replay: nothing waits under this id any more."""
         entry = self.entry(request_id)
-        if entry.pair is None:
+        if not entry.pairs:
             changes = Changes()
             self._change(changes, request_id, entry, EMPTY)
             self._store.write(changes)
@@ -208,7 +256,7 @@ class PartitionJoin:
         page = self._store.scan(ORDER + bytes([PAIRS_LANE]), PAGE)
         found: list[tuple[bytes, str]] = []
         for key, value in page:
-            if len(found) >= surplus and not self._is_old(value.decode(), now):
+            if len(found) >= surplus and not self._is_old(key, value.decode(), now):
                 break
             found.append((key, value.decode()))
         return found
@@ -223,73 +271,53 @@ class PartitionJoin:
             page = [item for item in page if item[0][2:10] != page[-1][0][2:10]]
         found: list[tuple[bytes, str]] = []
         for key, value in page:
-            if not self._is_old(value.decode(), now):
+            if not self._is_old(key, value.decode(), now):
                 break
             found.append((key, value.decode()))
         return found
 
     def _has_old(self, lane: int, now: float) -> bool:
         head = self._store.scan(ORDER + bytes([lane]), 1)
-        return bool(head) and self._is_old(head[0][1].decode(), now)
+        return bool(head) and self._is_old(head[0][0], head[0][1].decode(), now)
 
-    def _is_old(self, request_id: str, now: float) -> bool:
-        pair = self.entry(request_id).pair
-        return pair is None or pair.kept_from < now - self._limits.keep_seconds
-
-    def _merge(self, old: Entry, part: Entry) -> tuple[Entry, tuple[tuple[Truth, Refusal], ...]]:
-        pair, truths = earlier(old.pair, part.pair), highest(old.truths + part.truths)
-        if pair is None:
-            first = old if old.truths else part
-            return Entry(None, truths[:MAX_WAITING], first.since, first.due), ()
-        refused = []
-        for truth in truths:
-            try:
-                answer = resolve(truth.form, self._specs[pair.model])
-                pair.check_comparable(answer)
-            except Refusal as refusal:
-                refused.append((truth, refusal))
-            else:
-                return Entry(pair, (replace(truth, form=answer, letter=None),)), tuple(refused)
-        return Entry(pair), tuple(refused)
+    def _is_old(self, key: bytes, request_id: str, now: float) -> bool:
+        half = self.entry(request_id).pair_at((key[1], int.from_bytes(key[2:10], "big")))
+        return half is None or half.kept_from < now - self._limits.keep_seconds
 
     def _change(self, changes: Changes, request_id: str, old: Entry, new: Entry, count: bool = True) -> None:
         """Move the sums, and note what the store must hold."""
         if old == new:
             return
         if count:
-            self._count(old, -1)
-            self._count(new, 1)
+            self._count([half for half in old.pairs if half not in new.pairs], -1)
+            self._count([half for half in new.pairs if half not in old.pairs], 1)
         self.entries += (new != EMPTY) - (old != EMPTY)
-        self._pairs += _is_answered(new) - _is_answered(old)
-        changes.deletes |= set(_places(request_id, old)) - set(_places(request_id, new))
-        changes.puts |= dict.fromkeys(_places(request_id, new), request_id.encode())
-        if new == EMPTY:
-            changes.deletes.add(_entry_key(request_id))
-        else:
-            changes.puts[_entry_key(request_id)] = encode(new)
+        self._pairs += _answered(new) - _answered(old)
+        changes.delete({_entry_key(request_id), *_places(request_id, old)})
+        if new != EMPTY:
+            changes.put({_entry_key(request_id): encode(new)})
+            changes.put(dict.fromkeys(_places(request_id, new), request_id.encode()))
 
-    def _count(self, entry: Entry, sign: int) -> None:
-        if entry.pair is not None:
-            sums = contribution(entry, self._temperatures)
-            add(self.totals[entry.pair.model, entry.pair.version], sums, sign)
-            self._add_to_window(entry, sums, sign)
+    def _count(self, pairs: Iterable[PairHalf], sign: int) -> None:
+        for half in pairs:
+            sums = contribution(half, self._temperatures)
+            add(self.totals[half.identity], sums, sign)
+            self._add_to_window(half, sums, sign)
 
-    def _add_to_window(self, entry: Entry, sums: Sums, sign: int) -> None:
-        key = self.window_of(entry)
+    def _add_to_window(self, half: PairHalf, sums: Sums, sign: int) -> None:
+        key = self.window_of(half)
         add(self.windows[key], sums, sign)
         if not self.windows[key]:
             del self.windows[key]
         if key not in self.windows or not self._is_closed(key):
             self.changed.add(key)
 
-    def _fold(self, entry: Entry) -> None:
+    def _fold(self, half: PairHalf) -> None:
         """From its window into the fold; the total stays. What is left of the window is not published any more."""
-        if entry.pair is None:
-            return
-        sums, group = contribution(entry, self._temperatures), (entry.pair.model, entry.pair.version)
-        number = self.window_of(entry)[2]
+        sums, group = contribution(half, self._temperatures), half.identity
+        number = self.window_of(half)[2]
         self.fold.closed[group] = max(self.fold.closed.get(group, LATE_WINDOW), number)
-        self._add_to_window(entry, sums, -1)
+        self._add_to_window(half, sums, -1)
         add(self.fold.sums.setdefault(group, Sums()), sums)
 
     def _is_closed(self, key: WindowKey) -> bool:
@@ -297,13 +325,10 @@ class PartitionJoin:
         model, version, number = key
         return 0 <= number <= self.fold.closed.get((model, version), LATE_WINDOW)
 
-    def window_of(self, entry: Entry) -> WindowKey:
-        """The window of a pair: by the time of its answer alone, so that each pair is in exactly one."""
-        pair = entry.pair
-        if pair is None:
-            raise ValueError("an entry without a pair is in no window")
-        number = LATE_WINDOW if pair.counted is not None else int(pair.time // self._limits.window_seconds)
-        return pair.model, pair.version, number
+    def window_of(self, half: PairHalf) -> WindowKey:
+        """The window of an answer: by its time alone, so that each pair is in exactly one."""
+        number = LATE_WINDOW if half.counted is not None else int(half.time // self._limits.window_seconds)
+        return half.model, half.version, number
 
     def entry(self, request_id: str) -> Entry:
         """What is known about a request; EMPTY if nothing is."""
@@ -317,9 +342,9 @@ class PartitionJoin:
             after = page[-1][0] + b"\0"
 
 
-def _is_answered(entry: Entry) -> bool:
-    """Whether its pair came by the topic of pairs."""
-    return entry.pair is not None and entry.pair.lane == PAIRS_LANE
+def _answered(entry: Entry) -> int:
+    """How many of its pairs came by the topic of pairs."""
+    return sum(half.lane == PAIRS_LANE for half in entry.pairs)
 
 
 def _entry_key(request_id: str) -> bytes:
@@ -328,13 +353,9 @@ def _entry_key(request_id: str) -> bytes:
 
 def _places(request_id: str, entry: Entry) -> list[bytes]:
     """Keys beside the entry's own under which its id is found."""
-    if entry.pair is not None:
-        return [ORDER + bytes([entry.pair.lane]) + entry.pair.offset.to_bytes(8, "big") + _suffix(request_id, entry)]
-    if entry.truths:
-        return [WAITING + int(entry.due * 1000).to_bytes(8, "big") + request_id.encode()]
-    return []
-
-
-def _suffix(request_id: str, entry: Entry) -> bytes:
-    """One message of feedback may hold several self-contained items."""
-    return request_id.encode() if entry.pair is not None and entry.pair.lane == FEEDBACK_LANE else b""
+    places = [
+        # One message of feedback may hold several self-contained items.
+        ORDER + bytes([half.lane]) + half.offset.to_bytes(8, "big") + request_id.encode() * (half.lane == FEEDBACK_LANE)
+        for half in entry.pairs
+    ]
+    return places + [WAITING + int(entry.due * 1000).to_bytes(8, "big") + request_id.encode()] * (entry.due > 0)

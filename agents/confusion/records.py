@@ -4,37 +4,42 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from agents.confusion.entries import FEEDBACK_LANE, Answer, Entry
+from agents.confusion.entries import FEEDBACK_LANE, Answer, PairHalf
 from runtime.elasticsearch_sink import Record
 from runtime.record_indices import INFERENCES, PERFORMANCE, index_of_day
+from schemas.identity import record_id
 from schemas.messages import PerformanceReport
 from schemas.model_spec import ModelSpec
 
 
-def truth_record(request_id: str, entry: Entry, specs: Mapping[str, ModelSpec]) -> Record:
-    """The field `feedback` of a joined entry's record. Offset and item are what tells an older truth from a newer."""
-    pair, truth = entry.pair, entry.truths[0]
-    if pair is None or entry.truth is None:
-        raise ValueError(f"{request_id} is not joined")
+def truth_record(request_id: str, pair: PairHalf, specs: Mapping[str, ModelSpec]) -> Record:
+    """The field `feedback` of a judged answer's record. Offset and item are what tells an older truth from a newer."""
+    told, truth = pair.told, pair.truth
+    if told is None or truth is None:
+        raise ValueError(f"the truth about {request_id} is not known")
     moment = datetime.fromtimestamp(pair.time, timezone.utc)
     document: dict[str, Any] = {
         "feedback": {
-            **_judged(pair.predicted, entry.truth, specs[pair.model]),
-            "source": truth.source,
-            "given_at": datetime.fromtimestamp(truth.given_at, timezone.utc).isoformat(),
-            "offset": truth.offset,
-            "item": truth.item,
+            **_judged(pair.predicted, truth, specs.get(pair.model)),
+            "source": told.source,
+            "given_at": datetime.fromtimestamp(told.given_at, timezone.utc).isoformat(),
+            "offset": told.offset,
+            "item": told.item,
         }
     }
     if pair.lane == FEEDBACK_LANE and pair.counted is None:
         document |= {"@timestamp": moment.isoformat(), "request_id": request_id, "model": pair.model}
-    return Record(index_of_day(INFERENCES, moment), request_id, document, INFERENCES)
+    name = record_id(request_id, pair.model, pair.version, pair.primary)
+    return Record(index_of_day(INFERENCES, moment), name, document, INFERENCES)
 
 
-def _judged(predicted: Answer, truth: Answer, spec: ModelSpec) -> dict[str, Any]:
-    if not spec.classes:
+def _judged(predicted: Answer, truth: Answer, spec: ModelSpec | None) -> dict[str, Any]:
+    """The label is left out where it is not known any more: of a model that was removed, or has fewer classes now."""
+    if isinstance(truth, float):
         return {"value": truth, "error": predicted - truth}
-    return {"truth": truth, "label": spec.labels[int(truth)], "correct": truth == predicted}
+    labels = () if spec is None else spec.classes
+    label = {"label": labels[truth]} if truth < len(labels) else {}
+    return {"truth": truth, **label, "correct": truth == predicted}
 
 
 def report_record(report: PerformanceReport) -> Record:

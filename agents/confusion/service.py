@@ -55,7 +55,11 @@ class ConfusionAgent:
             consumer, generation = context.app.consumer, assignment()
             if generation is None:
                 return
-            own = sorted(tp.partition for tp in consumer.assignment() if tp.topic == PAIRS.name)
+            own = {
+                tp.partition: consumer.lag(tp, joining.processed.get(tp)) == 0
+                for tp in sorted(consumer.assignment())
+                if tp.topic == PAIRS.name
+            }
             upkeep = await joining.in_thread(self._joins.upkeep, generation, own, time.time())
             await self._joins.keep(upkeep)
             if upkeep.waiting:
@@ -84,12 +88,12 @@ class ConfusionAgent:
             partition: [
                 (name, part)
                 for name, entry in waiting
-                if name in records and (part := self._late(partition, records[name], entry)) is not None
+                for record in records.get(name, ())
+                if (part := self._late(partition, record, entry)) is not None
             ]
             for partition, waiting in upkeep.waiting.items()
         }
-        now = time.time()
-        joined, dropped = await joining.in_thread(self._joins.settle, found, upkeep, now)
+        joined, dropped = await joining.in_thread(self._joins.settle, found, upkeep)
         await self._joins.deliver(joined)
         await context.results.publish(dropped)
 
@@ -111,11 +115,12 @@ def run(settings: ConfusionSettings) -> None:
         settings.join_max_entries,
         settings.join_lookup_seconds,
         settings.join_orphan_seconds,
+        settings.max_ahead_seconds,
     )
 
     def build() -> ConfusionAgent:
         loader = JoinLoader(settings, specs, limits, settings.state_folder / settings.instance)
-        joins = JoinStage(specs, metrics, loader, limits)
+        joins = JoinStage(specs, metrics, loader, limits, settings.default_model)
         return ConfusionAgent(joins, BoardStage(specs, PerformanceGauges(metrics), settings), specs, settings)
 
     AgentProcess(NAME, settings, settings.confusion_group, metrics, build).run()

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,10 +17,21 @@ WRITE_BUFFER_BYTES = 16 << 20
 
 @dataclass(slots=True)
 class Changes:
-    """Keys to set and keys to delete; a key in both is set."""
+    """Keys to set and keys to delete. Of a key that is in both, the last word holds."""
 
     puts: dict[bytes, bytes] = field(default_factory=dict)
     deletes: set[bytes] = field(default_factory=set)
+
+    def put(self, items: Mapping[bytes, bytes]) -> None:
+        """Set keys."""
+        self.puts |= items
+        self.deletes -= items.keys()
+
+    def delete(self, keys: Iterable[bytes]) -> None:
+        """Delete keys."""
+        for key in keys:
+            self.puts.pop(key, None)
+            self.deletes.add(key)
 
 
 class Store(Protocol):

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.calibration import scale_temperature
-from agents.confusion.entries import Answer, Entry, PairHalf
+from agents.confusion.entries import Answer, PairHalf
 
 Sums = Counter[str]
 """Names: `pairs`, `labelled`; of a classifier `confidence`, `log_loss`, `brier`, `cell:<truth>:<predicted>`,
@@ -22,18 +22,16 @@ SMALLEST = float(np.finfo(np.float64).eps)
 """Probabilities are cut to it before the logarithm, as in `sklearn.metrics.log_loss`."""
 
 
-def contribution(entry: Entry, temperatures: Mapping[str, float]) -> Sums:
-    """What an entry adds to the sums of its window, or of the lifetime if it was joined late.
+def contribution(pair: PairHalf, temperatures: Mapping[str, float]) -> Sums:
+    """What an answer adds to the sums of its window, or of the lifetime if it was joined late.
 
     Args:
         temperatures: of the models' calibration; 1 for those that have none.
     """
-    if entry.pair is None:
-        return Sums()
-    temperature = temperatures.get(entry.pair.model, 1.0)
-    sums = _of(entry.pair, entry.truth, temperature)
-    if entry.pair.counted is not None:
-        sums.subtract(_of(entry.pair, entry.pair.counted_truth, temperature))
+    temperature = temperatures.get(pair.model, 1.0)
+    sums = _of(pair, pair.truth, temperature)
+    if pair.counted is not None:
+        sums.subtract(_of(pair, pair.counted_truth, temperature))
     return sums
 
 

@@ -1,6 +1,7 @@
 """Feedback messages: every form a truth may have, read into one, or refused with the reason."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,13 +9,25 @@ import numpy as np
 import orjson
 from pydantic import ValidationError
 
-from agents.confusion.entries import FEEDBACK_LANE, Answer, Entry, Form, PairHalf, Truth, answer_of, number_of
-from schemas.messages import LARGEST, Feedback
+from agents.confusion.entries import (
+    FEEDBACK_LANE,
+    Answer,
+    ClassOf,
+    Entry,
+    Form,
+    PairHalf,
+    Truth,
+    answer_of,
+    number_of,
+)
+from schemas.messages import LARGEST, Feedback, Row
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
 
 MAX_ITEMS = 10_000
-"""Feedback items in one message."""
+"""Truths in one message."""
+MAX_LETTER_BYTES = 4096
+"""Of an item's own JSON, kept while its answer is waited for. Of a longer one, what was understood is kept instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +36,14 @@ class Told:
 
     Attributes:
         model: None if the sender did not say.
+        raw: the item as JSON; of a row, the item of that row alone.
         response: of self-contained feedback: what was answered, probabilities or `(number,)`.
     """
 
     request_id: str
     model: str | None
     truth: Truth
+    raw: bytes
     response: tuple[float, ...] | None = None
 
 
@@ -56,7 +71,10 @@ def read_feedback(value: bytes | None, offset: int) -> tuple[list[Told], list[tu
         written = _written(item)
         raw = written if written is not None and items is document else value
         try:
-            told.append(_told(item, written, raw, offset, number))
+            found = _told(item, written, raw, offset, number)
+            if len(told) + len(found) > MAX_ITEMS:
+                raise Refusal(Reason.INVALID_FIELD, f"a message has more than {MAX_ITEMS} truths, rows counted")
+            told.extend(found)
         except Refusal as refusal:
             refused.append((raw, refusal))
     return told, refused
@@ -70,23 +88,60 @@ def resolve(form: Form, spec: ModelSpec) -> Answer:
     """
     if not spec.classes:
         return _number(form, spec)
-    labels = spec.labels
     if isinstance(form, str):
-        if form not in labels:
-            raise Refusal(Reason.INVALID_FIELD, f"truth {form!r} is no label of {spec.name}: {', '.join(labels)}")
-        return labels.index(form)
+        return _labelled(form, spec)
     if isinstance(form, list):
-        return _of_numbers(form, spec)
+        if len(form) == 1:
+            _check_unambiguous(form[0], spec)
+        return _of_numbers(form, spec.name, len(spec.labels))
     if isinstance(form, float):
         raise Refusal(Reason.INVALID_FIELD, f"truth_value {form:g} is no class; {spec.name} is a classifier")
-    return _class(form, spec)
+    if isinstance(form, ClassOf):
+        return _one_of(form, spec.name, len(spec.labels))
+    return _class(form, spec.name, len(spec.labels))
 
 
-def self_contained(told: Told, spec: ModelSpec, arrived: float) -> Entry:
+def resolve_unnamed(form: Form, half: PairHalf) -> Answer:
+    """As `resolve`, of a model that is not here any more: its labels are not known, but how many there were is.
+
+    Raises:
+        Refusal: UNKNOWN_MODEL for a label, and for a number that may be one; else as `resolve`.
+    """
+    if isinstance(half.predicted, float) and isinstance(form, list) and len(form) == 1:
+        form = number_of(form[0])
+    if isinstance(form, str) or (isinstance(form, list) and len(form) == 1):
+        raise Refusal(
+            Reason.UNKNOWN_MODEL, f"model {half.model!r} is not here any more, nor are its labels; give truth_index"
+        )
+    if isinstance(form, list):
+        return _of_numbers(form, half.model, half.classes)
+    if isinstance(form, ClassOf):
+        return _one_of(form, half.model, half.classes)
+    return form
+
+
+def resolve_any(told: "Told", candidates: Sequence[ModelSpec]) -> None:
+    """Refuse what can be the truth of no model; the others are checked against their pair's.
+
+    Raises:
+        Refusal: why it is not the first one's.
+    """
+    refusals: list[Refusal] = []
+    for spec in candidates:
+        try:
+            resolve(told.truth.form, spec)
+            return
+        except Refusal as refused:
+            refusals.append(refused)
+    raise refusals[0] if refusals else Refusal(Reason.UNKNOWN_MODEL, "no model is loaded")
+
+
+def self_contained(told: Told, spec: ModelSpec, arrived: float, primary: bool) -> Entry:
     """The entry of feedback that brings the answer along.
 
     Args:
-        arrived: timestamp of the message, seconds since the epoch.
+        arrived: when it was read, seconds since the epoch.
+        primary: whether the model is the one that requests without a model are for.
 
     Raises:
         Refusal: as `resolve`.
@@ -105,10 +160,12 @@ def self_contained(told: Told, spec: ModelSpec, arrived: float) -> Entry:
         spec.version,
         told.truth.given_at,
         arrived,
-        *answer_of(answer, spec),
+        *answer_of(answer, bool(spec.classes)),
         value=spec.value_of({}),
+        primary=primary,
     )
-    return Entry(half, (replace(told.truth, form=resolve(told.truth.form, spec), letter=None),))
+    resolve(told.truth.form, spec)
+    return Entry((half,), (replace(told.truth, letter=None),))
 
 
 def _written(item: Any) -> bytes | None:
@@ -119,7 +176,8 @@ def _written(item: Any) -> bytes | None:
         return None
 
 
-def _told(item: Any, written: bytes | None, raw: bytes, offset: int, number: int) -> Told:
+def _told(item: Any, written: bytes | None, raw: bytes, offset: int, number: int) -> list[Told]:
+    """What an item says: one truth, or one a row."""
     if written is None:
         raise Refusal(Reason.INVALID_JSON, "not Feedback: nested too deep")
     try:
@@ -129,27 +187,82 @@ def _told(item: Any, written: bytes | None, raw: bytes, offset: int, number: int
         where = ".".join(map(str, first["loc"])) or "the item"
         reason = Reason.MISSING_FIELD if first["type"] == "missing" else Reason.INVALID_FIELD
         raise Refusal(reason, f"not Feedback: {where}: {first['msg'][:300]}") from error
-    form = _form(feedback)
-    truth = Truth(feedback.given_at.timestamp(), offset, number, form, feedback.source, raw.decode(errors="replace"))
-    return Told(feedback.request_id, feedback.model, truth, feedback.response)
+    rows = feedback.rows
+    if rows is None:
+        return [_one(feedback, _form(feedback), raw, offset, number)]
+    if feedback.response is not None:
+        raise Refusal(
+            Reason.INVALID_FIELD, "truths of several rows with one response: give each row an item of its own"
+        )
+    names = row_ids(feedback.request_id, len(rows))
+    return [_row(feedback, name, row, offset, number) for name, row in zip(names, rows, strict=True)]
+
+
+def row_ids(request_id: str, rows: int) -> list[str]:
+    """Ids of the answers to a message of several images, as the worker makes them."""
+    return [request_id] if rows == 1 else [f"{request_id}-{row}" for row in range(rows)]
+
+
+def _row(feedback: Feedback, request_id: str, row: Row, offset: int, number: int) -> Told:
+    fields = {"request_id": request_id, "model": feedback.model, "truth": row, "source": feedback.source}
+    try:
+        own = Feedback.model_validate({**fields, "given_at": feedback.given_at})
+    except ValidationError as error:
+        raise Refusal(Reason.INVALID_FIELD, f"row {request_id!r}: {error.errors()[0]['msg'][:300]}") from error
+    return _one(own, _form(own), own.model_dump_json(exclude_none=True).encode(), offset, number)
+
+
+def _one(feedback: Feedback, form: Form, raw: bytes, offset: int, number: int) -> Told:
+    letter = raw if len(raw) <= MAX_LETTER_BYTES else _short(feedback, form)
+    truth = Truth(
+        feedback.given_at.timestamp(),
+        offset,
+        number,
+        form,
+        feedback.source,
+        letter.decode(errors="replace"),
+        feedback.model,
+    )
+    return Told(feedback.request_id, feedback.model, truth, raw, feedback.response)
+
+
+def _short(feedback: Feedback, form: Form) -> bytes:
+    """What was understood of an item, as another item that says the same."""
+    names = {"request_id", "model", "source", "given_at"}
+    fields = feedback.model_dump(mode="json", include=names, exclude_none=True)
+    truth = {"truth_index": form.index} if isinstance(form, ClassOf) else {"truth": form}
+    return orjson.dumps({**fields, **truth})[:MAX_LETTER_BYTES]
 
 
 def _form(feedback: Feedback) -> Form:
+    """The form of a truth; of one number a class, no more is kept than which is the greatest."""
     numbers = feedback.truth_one_hot if feedback.truth_one_hot is not None else feedback.truth_probabilities
-    if numbers is not None:
-        return list(numbers)
     exact = (feedback.truth_index, feedback.truth_label, feedback.truth_value)
-    if (found := next((one for one in exact if one is not None), None)) is not None:
+    if numbers is None and (found := next((one for one in exact if one is not None), None)) is not None:
         return found
     # A number may be a class index or a regression model's: as a list of one, it waits for its model.
-    loose = feedback.truth
-    return loose if isinstance(loose, str) else list(loose) if isinstance(loose, tuple) else [loose or 0]
+    loose = numbers if numbers is not None else feedback.truth
+    if isinstance(loose, str):
+        return loose
+    given = [_float(one) for one in loose] if isinstance(loose, tuple) else [_float(loose)]
+    try:
+        return given if len(given) == 1 else ClassOf(_of_numbers(given, "the model", len(given)), len(given))
+    except Refusal:
+        return given  # no model takes it, and each says why
+
+
+def _float(number: Any) -> float:
+    try:
+        return float(number)
+    except OverflowError:  # JSON has whole numbers of any length
+        return math.inf
 
 
 def _number(form: Form, spec: ModelSpec) -> float:
     """`truth_value`, or `truth` with one number."""
-    if isinstance(form, list) and len(form) != 1:
-        raise Refusal(Reason.WRONG_SHAPE, f"truth has {len(form)} numbers; {spec.name} answers one: {spec.labels[0]}")
+    count = form.of if isinstance(form, ClassOf) else len(form) if isinstance(form, list) else 1
+    if count != 1 or isinstance(form, ClassOf):
+        raise Refusal(Reason.WRONG_SHAPE, f"truth has {count} numbers; {spec.name} answers one: {spec.labels[0]}")
     found = form[0] if isinstance(form, list) else form
     if isinstance(found, str) or isinstance(form, int):
         raise Refusal(
@@ -166,15 +279,37 @@ def _check_magnitude(what: str, number: float) -> None:
         raise Refusal(Reason.OUT_OF_RANGE, f"{what} is {number:g}; its magnitude may be {LARGEST:g} at most")
 
 
-def _class(index: int, spec: ModelSpec) -> int:
-    if not 0 <= index < len(spec.labels):
-        raise Refusal(
-            Reason.OUT_OF_RANGE, f"truth is class {index}; {spec.name} has classes 0 to {len(spec.labels) - 1}"
-        )
+def _labelled(label: str, spec: ModelSpec) -> int:
+    if label not in spec.labels:
+        some = ", ".join(spec.labels[:50]) + (", …" if len(spec.labels) > 50 else "")
+        raise Refusal(Reason.INVALID_FIELD, f"truth {label[:64]!r} is no label of {spec.name}: {some}")
+    return spec.labels.index(label)
+
+
+def _check_unambiguous(number: float, spec: ModelSpec) -> None:
+    """Refuse a bare number where labels are numbers themselves, and not each that of its own place."""
+    for index, label in enumerate(spec.labels):
+        if label.removeprefix("-").isdigit() and label != str(index):
+            raise Refusal(
+                Reason.INVALID_FIELD,
+                f"truth {number:g} may be a class's index or its label: {spec.name} has the label {label[:64]!r} for "
+                f"class {index}; say truth_index or truth_label",
+            )
+
+
+def _class(index: int, name: str, classes: int) -> int:
+    if not 0 <= index < classes:
+        raise Refusal(Reason.OUT_OF_RANGE, f"truth is class {index}; {name} has classes 0 to {classes - 1}")
     return index
 
 
-def _of_numbers(numbers: list[float], spec: ModelSpec) -> int:
+def _one_of(form: ClassOf, name: str, classes: int) -> int:
+    if form.of != classes:
+        raise Refusal(Reason.WRONG_SHAPE, f"truth has {form.of} numbers; {name} has {classes} classes")
+    return _class(form.index, name, classes)
+
+
+def _of_numbers(numbers: list[float], name: str, classes: int) -> int:
     """`[index]`, one-hot, or probabilities: the most probable, which must be one."""
     vector = np.asarray(numbers, np.float64)
     if not np.isfinite(vector).all():
@@ -182,11 +317,9 @@ def _of_numbers(numbers: list[float], spec: ModelSpec) -> int:
     if len(vector) == 1:
         if not float(vector[0]).is_integer():
             raise Refusal(Reason.INVALID_FIELD, f"truth {numbers} is no class index")
-        return _class(int(vector[0]), spec)
-    if len(vector) != len(spec.labels):
-        raise Refusal(
-            Reason.WRONG_SHAPE, f"truth has {len(vector)} numbers; {spec.name} has {len(spec.labels)} classes"
-        )
+        return _class(int(vector[0]), name, classes)
+    if len(vector) != classes:
+        raise Refusal(Reason.WRONG_SHAPE, f"truth has {len(vector)} numbers; {name} has {classes} classes")
     if vector.min() < 0 or vector.max() > 1 or (vector == vector.max()).sum() != 1:
         raise Refusal(Reason.INVALID_FIELD, f"truth {numbers[:20]} names no single class: one-hot or probabilities")
     return int(vector.argmax())

@@ -91,11 +91,11 @@ def _state(folder: ModelFolder, ids: int, max_entries: int, console: Console) ->
         for start in range(0, ids, BATCH):
             now = time.time()
             parts = [
-                (f"bench-{start + place}", Entry(_half(start + place, spec, now, answers[place], texts[place])))
+                (f"bench-{start + place}", Entry((_half(start + place, spec, now, answers[place], texts[place]),)))
                 for place in range(BATCH)
             ]
             truths = [
-                (name, Entry(None, (Truth(now, start + place, 0, place % len(spec.labels)),), now, now + 30))
+                (name, Entry((), (Truth(now, start + place, 0, place % len(spec.labels)),), now, now + 30))
                 for place, (name, _) in enumerate(parts)
             ]
             join.apply(parts)

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from agents.confusion.fold import Fold, encode_fold
-from agents.confusion.inputs import partition_of, read_inputs
+from agents.confusion.inputs import InputReader, partition_of
 from agents.confusion.partition import Limits, PartitionJoin
 from agents.confusion.records import truth_record
 from agents.confusion.store import MemoryStore
@@ -155,12 +155,12 @@ def _folder() -> Path:
 
 def _join(messages: list[SimpleNamespace]) -> bool:
     """Whether the last message was taken; what it brings goes through the join, its records and its fold."""
-    inputs = read_inputs(messages, SPECS, 1.0, NOW, 1)
+    inputs = InputReader(SPECS, 1.0, 1).read(messages, NOW)
     join = PartitionJoin(MemoryStore(), Fold(0), SPECS, LIMITS)
     applied = join.apply(inputs.parts)
     for one in applied:
-        if one.new.truth is not None:
-            orjson.dumps(truth_record(one.request_id, one.new, SPECS).document)
+        for half in one.judged():
+            orjson.dumps(truth_record(one.request_id, half, SPECS).document)
     PartitionJoin(join._store, Fold(0), SPECS, LIMITS)  # what is stored can be read again
     join.expire(NOW + 1000)
     encode_fold(join.fold)

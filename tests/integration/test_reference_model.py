@@ -10,7 +10,7 @@ import pybase64
 import pytest
 from numpy.typing import NDArray
 
-from agents.confusion.entries import Entry, PairHalf, Truth
+from agents.confusion.entries import PairHalf, Truth
 from agents.confusion.figures import figures
 from agents.confusion.sums import Sums, add, contribution
 from runtime.errors import ConfigurationError
@@ -169,8 +169,9 @@ def judged(folder: ModelFolder, probabilities: NDArray[np.float32], truths: NDAr
     total = Sums()
     for number, (row, truth) in enumerate(zip(probabilities, truths, strict=True)):
         text = pybase64.b64encode_as_string(row.astype("<f4").tobytes())
-        half = PairHalf(0, number, NAME, "1", 0.0, 0.0, int(row.argmax()), text)
-        add(total, contribution(Entry(half, (Truth(0.0, number, 0, int(truth)),)), {NAME: temperature}))
+        told = Truth(0.0, number, 0, int(truth))
+        half = PairHalf(0, number, NAME, "1", 0.0, 0.0, int(row.argmax()), text, told=told)
+        add(total, contribution(half, {NAME: temperature}))
     return figures(total, LABELS)
 
 

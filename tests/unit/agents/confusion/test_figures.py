@@ -17,11 +17,15 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from agents.confusion.entries import Entry, PairHalf, Truth
+from agents.confusion.entries import PairHalf, Truth
 from agents.confusion.figures import figures
 from agents.confusion.sums import Sums, add, contribution
 
 LABELS = ("a", "b", "c", "d")
+
+
+def told(truth: float | None) -> Truth | None:
+    return None if truth is None else Truth(0.0, 0, 0, truth)
 
 
 def sums_of(probabilities: NDArray[np.float32], truths: list[int | None], temperature: float = 1.0) -> Sums:
@@ -29,8 +33,7 @@ def sums_of(probabilities: NDArray[np.float32], truths: list[int | None], temper
     for row, truth in zip(probabilities, truths, strict=True):
         text = pybase64.b64encode_as_string(row.astype("<f4").tobytes())
         half = PairHalf(0, 0, "m", "1", 0.0, 0.0, int(row.argmax()), text)
-        told = () if truth is None else (Truth(0.0, 0, 0, truth),)
-        add(total, contribution(Entry(half, told), {"m": temperature}))
+        add(total, contribution(replace(half, told=told(truth)), {"m": temperature}))
     return total
 
 
@@ -108,8 +111,7 @@ def test_a_values_accuracy_is_absent_until_one_of_its_pairs_has_a_label() -> Non
     half = PairHalf(0, 0, "m", "1", 0.0, 0.0, 1, pybase64.b64encode_as_string(np.eye(4, dtype="<f4")[1].tobytes()))
     total = Sums()
     for value, truth in (("north", 1), ("north", 2), ("none", None)):
-        told = () if truth is None else (Truth(0.0, 0, 0, truth),)
-        add(total, contribution(Entry(replace(half, value=value), told), {}))
+        add(total, contribution(replace(half, value=value, told=told(truth)), {}))
     found = figures(total, LABELS)["by_value"]
     assert (found["north"].size, found["north"].labelled, found["north"].accuracy) == (2, 2, 0.5)
     assert (found["none"].size, found["none"].labelled, found["none"].accuracy) == (1, 0, None)
@@ -123,8 +125,7 @@ def errors_of(told: list[tuple[float, float | None]], value: str | None = None) 
     total = Sums()
     for predicted, truth in told:
         half = PairHalf(0, 0, "n", "1", 0.0, 0.0, float(predicted), "", value=value)
-        truths = () if truth is None else (Truth(0.0, 0, 0, float(truth)),)
-        add(total, contribution(Entry(half, truths), {}))
+        add(total, contribution(replace(half, told=told(None if truth is None else float(truth))), {}))
     return total
 
 

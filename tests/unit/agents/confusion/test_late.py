@@ -1,6 +1,7 @@
 """A pair that is made again from its record counts exactly as the one that was folded, whatever its kind of answer."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,19 +26,28 @@ CLASSES = ModelSpec.model_validate(
 )
 NUMBERS = CLASSES.model_copy(update={"name": "n", "task": "regression", "labels": ("people",)})
 SPECS = {"m": CLASSES, "n": NUMBERS}
-WAITING = Entry(None, (Truth(9.0, 7, 0, "told"),), 5.0, 6.0)
+WAITING = Entry((), (Truth(9.0, 7, 0, "told"),), 5.0, 6.0)
 
 
 def pair(spec: ModelSpec, outputs: list[float]) -> PairHalf:
-    return PairHalf(0, 3, spec.name, "1", 1.0, 2.0, *answer_of(outputs, spec))
+    return PairHalf(0, 3, spec.name, "1", 1.0, 2.0, *answer_of(outputs, bool(spec.classes)))
 
 
-def record(spec: ModelSpec, outputs: list[float], joined: Entry | None) -> dict[str, Any]:
+def judged(spec: ModelSpec, outputs: list[float], truth: Truth) -> PairHalf:
+    return replace(pair(spec, outputs), told=truth)
+
+
+def record(spec: ModelSpec, outputs: list[float], joined: PairHalf | None) -> dict[str, Any]:
     """As the outliers agent and this one write it."""
     own = {"value": outputs[0]} if spec is NUMBERS else {"probabilities": outputs, "predicted": int(np.argmax(outputs))}
     response = {"model": spec.name, "model_version": "1", "answered_at": "1970-01-01T00:00:01Z", **own}
     written: Any = {} if joined is None else truth_record("id", joined, SPECS).document
     return {"response": response, **written}
+
+
+def late(known: dict[str, Any]) -> tuple[PairHalf, ...]:
+    part = late_part(known, WAITING, SPECS)
+    return () if part is None else part.pairs
 
 
 CASES = [(CLASSES, [0.1, 0.7, 0.2], 2), (NUMBERS, [float(np.float32(0.1))], -1.0), (NUMBERS, [-7.3], 1 / 3)]
@@ -46,19 +56,20 @@ CASES = [(CLASSES, [0.1, 0.7, 0.2], 2), (NUMBERS, [float(np.float32(0.1))], -1.0
 @pytest.mark.parametrize(("spec", "outputs", "truth"), CASES)
 def test_the_same_truth_again_changes_no_sum(spec: ModelSpec, outputs: list[float], truth: Any) -> None:
     form = number_of(truth) if spec is NUMBERS else truth
-    folded = Entry(pair(spec, outputs), (Truth(1.0, 1, 0, form),))
-    part = late_part(record(spec, outputs, folded), WAITING, SPECS)
-    assert part is not None and part.truth == form
-    assert contribution(part, {}) == Sums()
+    folded = judged(spec, outputs, Truth(1.0, 1, 0, form))
+    [half] = late(record(spec, outputs, folded))
+    assert half.truth == form
+    assert contribution(half, {}) == Sums()
 
 
 @pytest.mark.parametrize(("spec", "outputs", "truth"), CASES)
 def test_the_first_truth_counts_as_if_it_had_come_in_time(spec: ModelSpec, outputs: list[float], truth: Any) -> None:
-    part = late_part(record(spec, outputs, None), WAITING, SPECS)
-    assert part is not None and part.truth is None
-    total = contribution(Entry(pair(spec, outputs)), {})
-    add(total, contribution(Entry(part.pair, (Truth(1.0, 1, 0, truth),)), {}))
-    assert total == contribution(Entry(pair(spec, outputs), (Truth(1.0, 1, 0, truth),)), {})
+    [half] = late(record(spec, outputs, None))
+    assert half.truth is None
+    told = Truth(1.0, 1, 0, truth)
+    total = contribution(pair(spec, outputs), {})
+    add(total, contribution(replace(half, told=told), {}))
+    assert total == contribution(judged(spec, outputs, told), {})
 
 
 @given(st.floats(-(2.0**99), 2.0**99, width=32), st.floats(-1e30, 1e30), st.sampled_from([-math.inf, math.inf]))
@@ -66,11 +77,11 @@ def test_a_store_that_changes_the_last_digit_of_a_number_changes_no_sum(
     answer: float, told: float, direction: float
 ) -> None:
     outputs, truth = [answer], number_of(told)
-    known = record(NUMBERS, outputs, Entry(pair(NUMBERS, outputs), (Truth(1.0, 1, 0, truth),)))
+    known = record(NUMBERS, outputs, judged(NUMBERS, outputs, Truth(1.0, 1, 0, truth)))
     for part, name in ((known["response"], "value"), (known["feedback"], "value")):
         part[name] = math.nextafter(part[name], direction)
-    part = late_part(known, WAITING, SPECS)
-    assert part is not None and contribution(part, {}) == Sums()
+    [half] = late(known)
+    assert contribution(half, {}) == Sums()
 
 
 def test_a_record_with_an_answer_of_another_kind_is_no_pair() -> None:
@@ -83,7 +94,7 @@ def test_a_record_with_an_answer_of_another_kind_is_no_pair() -> None:
 
 
 def test_the_record_of_a_number_says_by_how_much_the_model_was_off() -> None:
-    joined = Entry(pair(NUMBERS, [17.25]), (Truth(1.0, 1, 0, 20.0),))
+    joined = judged(NUMBERS, [17.25], Truth(1.0, 1, 0, 20.0))
     feedback: Any = truth_record("id", joined, SPECS).document
     assert feedback["feedback"].items() >= {"value": 20.0, "error": -2.75}.items()
     assert feedback["feedback"].keys().isdisjoint({"truth", "label", "correct"})

@@ -6,16 +6,24 @@ import numpy as np
 import orjson
 import pytest
 
-from agents.confusion.inputs import partition_of, read_inputs
+from agents.confusion.entries import EMPTY
+from agents.confusion.inputs import InputReader, Inputs, partition_of
+from agents.confusion.merging import merge
 from agents.confusion.truth import read_feedback, resolve
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
+
+NOW = 1.8e9
+
+
+def read(messages: list[Any], specs: dict[str, ModelSpec], partitions: int = 1) -> Inputs:
+    return InputReader(specs, 30, partitions).read(messages, NOW)
 
 
 class Message:
     """A message as Faust hands it over."""
 
-    topic, headers, offset, timestamp = "inference.feedback", (), 5, 0.0
+    topic, headers, offset, timestamp = "inference.feedback", (), 5, NOW
 
     def __init__(self, value: bytes, key: bytes | None = None, partition: int = 0) -> None:
         self.value, self.key, self.partition = value, key, partition
@@ -117,7 +125,7 @@ def test_every_form_names_the_same_number(form: dict[str, Any], number: float) -
     ],
 )
 def test_what_is_no_number_is_refused_for_a_regression_model(form: dict[str, Any], reason: Reason) -> None:
-    inputs = read_inputs([Message(orjson.dumps(item(model="n", **form)))], {"m": THREE, "n": NUMBERS}, 30, 0.0, 1)
+    inputs = read([Message(orjson.dumps(item(model="n", **form)))], {"m": THREE, "n": NUMBERS})
     [(_, refusal)] = inputs.refused
     assert refusal.reason is reason and inputs.parts == []
 
@@ -142,7 +150,7 @@ def test_a_message_that_holds_nothing_is_refused_whole(value: bytes | None) -> N
 
 def test_a_bad_item_does_not_spoil_its_batch() -> None:
     batch = [item(truth=1), item(), 5, item(truth=2, truth_label="a"), item(truth=0)]
-    inputs = read_inputs([Message(orjson.dumps(batch))], {"m": THREE}, 30, 0.0, 1)
+    inputs = read([Message(orjson.dumps(batch))], {"m": THREE})
     assert len(inputs.parts) == 2
     assert [orjson.loads(letter.value) for letter, _ in inputs.refused] == [batch[1], batch[2], batch[3]]
     assert inputs.outcomes["", "invalid"] == 3
@@ -152,7 +160,7 @@ def test_feedback_is_taken_where_its_pair_is_and_sent_on_elsewhere() -> None:
     batch = [{**item(truth=1), "request_id": f"id-{number}"} for number in range(40)]
     taken: list[str] = []
     for partition in range(4):
-        inputs = read_inputs([Message(orjson.dumps(batch), None, partition)], {"m": THREE}, 30, 0.0, 4)
+        inputs = read([Message(orjson.dumps(batch), None, partition)], {"m": THREE}, 4)
         taken += [name for name, _ in inputs.parts]
         assert len(inputs.parts) + len(inputs.misplaced) == 40
         for name, target, value, _ in inputs.misplaced:
@@ -163,21 +171,23 @@ def test_feedback_is_taken_where_its_pair_is_and_sent_on_elsewhere() -> None:
 
 def test_self_contained_feedback_is_a_joined_entry() -> None:
     value = orjson.dumps(item(truth="c", model="m", response=[0.1, 0.7, 0.2]))
-    [(_, entry)] = read_inputs([Message(value)], {"m": THREE}, 30, 0.0, 1).parts
-    assert entry.pair is not None and (entry.pair.predicted, entry.truth) == (1, 2)
-    assert np.allclose(entry.pair.vector(), [0.1, 0.7, 0.2])
+    [(_, entry)] = read([Message(value)], {"m": THREE}).parts
+    [half] = merge(EMPTY, entry, {"m": THREE}).entry.pairs
+    assert (half.predicted, half.truth) == (1, 2)
+    assert np.allclose(half.vector(), [0.1, 0.7, 0.2])
 
 
 def test_self_contained_feedback_about_a_regression_model_is_a_joined_entry() -> None:
     value = orjson.dumps(item(truth=20, model="n", response=[17.25]))
-    [(_, entry)] = read_inputs([Message(value)], {"n": NUMBERS}, 30, 0.0, 1).parts
-    assert entry.pair is not None and (entry.pair.predicted, entry.truth) == (17.25, 20.0)
+    [(_, entry)] = read([Message(value)], {"n": NUMBERS}).parts
+    [half] = merge(EMPTY, entry, {"n": NUMBERS}).entry.pairs
+    assert (half.predicted, half.truth) == (17.25, 20.0)
 
 
 @pytest.mark.parametrize(("response", "reason"), [([1.0, 2.0], Reason.WRONG_SHAPE), ([4e38], Reason.OUT_OF_RANGE)])
 def test_a_response_that_is_no_number_is_refused(response: list[float], reason: Reason) -> None:
     value = orjson.dumps(item(truth=20, model="n", response=response))
-    [(_, refusal)] = read_inputs([Message(value)], {"n": NUMBERS}, 30, 0.0, 1).refused
+    [(_, refusal)] = read([Message(value)], {"n": NUMBERS}).refused
     assert refusal.reason is reason
 
 
@@ -191,6 +201,6 @@ def test_a_response_that_is_no_number_is_refused(response: list[float], reason: 
     ],
 )
 def test_a_response_or_model_that_does_not_fit_is_refused(fields: dict[str, Any], reason: Reason) -> None:
-    inputs = read_inputs([Message(orjson.dumps(item(truth=1, **fields)))], {"m": THREE}, 30, 0.0, 1)
+    inputs = read([Message(orjson.dumps(item(truth=1, **fields)))], {"m": THREE})
     [(_, refusal)] = inputs.refused
     assert refusal.reason is reason and inputs.parts == []
