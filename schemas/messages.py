@@ -378,6 +378,7 @@ class JoinedPair(Contract):
     )
     value: str | None = Field(None, description="Of the attribute by which the model is broken down")
     primary: bool = Field(True, description="As in its `InferenceResponse`")
+    era: int = Field(0, ge=0, le=MAX_INTEGER, description="Of the topics of pairs and feedback, as in `JoinFold`")
     told: JoinedTruth | None = Field(None, description="The truth that holds")
 
     @model_validator(mode="after")
@@ -393,7 +394,9 @@ class JoinedGone(Contract):
 
     model: str
     version: str
-    rank: tuple[Seconds, int, int] | None = Field(None, description="Of the highest truth that it has seen")
+    rank: Annotated[tuple[Seconds, ...], Field(min_length=3, max_length=3)] | None = Field(
+        None, description="Of the highest truth that it has seen: `given_at`, `offset`, `item`"
+    )
 
 
 class JoinEntry(Message):
@@ -427,6 +430,14 @@ class JoinFold(Message):
     base: int = Field(0, ge=0, description="`epoch` less the offset of the owner's claim in `monitoring.joins`, less 1")
     pairs_mark: int = Field(ge=-1, description="Highest offset of `inference.pairs` that is in the sums")
     feedback_mark: int = Field(ge=-1, description="Likewise of `inference.feedback`, for late and self-contained ones")
+    era: int = Field(
+        0,
+        ge=0,
+        le=MAX_INTEGER,
+        description="How often the topics of pairs or feedback were made anew: offsets begin again",
+    )
+    era_began: Seconds = Field(0.0, description="When that was seen last, seconds since the epoch")
+    topic_ids: dict[str, str] = Field(default_factory=dict, description="Of the topics that the marks are about")
     models: tuple[ModelSums, ...]
 
 

@@ -79,6 +79,7 @@ class PairHalf:
         counted: joined late: the truth under which the lifetime counts it already; `UNLABELLED` if under none.
         value: of the attribute by which the model is broken down; None for a model that is not.
         primary: whether its record's id is the request id alone.
+        era: of the input: of one era, no two have the same place (`agents.confusion.fold`).
         told: the truth that holds, its form an `Answer`.
     """
 
@@ -93,6 +94,7 @@ class PairHalf:
     counted: Answer | None = None
     value: str | None = None
     primary: bool = True
+    era: int = 0
     told: Truth | None = None
 
     @property
@@ -112,14 +114,14 @@ class PairHalf:
         return form if isinstance(form, (int, float)) else None
 
     @property
-    def standing(self) -> tuple[int, int]:
+    def standing(self) -> tuple[int, int, int]:
         """The greatest one counts where one request was answered twice by one model version: the last in the log.
 
         One that was joined through its record is counted since the first time.
         """
         if self.lane == PAIRS_LANE:
-            return 2, self.offset
-        return (0, self.offset) if self.counted is None else (1, -self.offset)
+            return 2, self.era, self.offset
+        return (0, self.era, self.offset) if self.counted is None else (1, -self.era, -self.offset)
 
     @property
     def counted_truth(self) -> Answer | None:

@@ -12,7 +12,7 @@ import orjson
 
 from agents.confusion.board import LIFETIME
 from agents.confusion.entries import EMPTY, PAIRS_LANE, Entry, PairHalf, Truth
-from agents.confusion.fold import encode_fold, fold_key
+from agents.confusion.fold import Fold, encode_fold, fold_key
 from agents.confusion.inputs import InputReader, Inputs, Letter
 from agents.confusion.merging import MAX_ANSWER_BYTES, MAX_ANSWERS
 from agents.confusion.ownership import Claim
@@ -22,6 +22,7 @@ from agents.confusion.recovery import Opened
 from agents.confusion.store import RocksStore
 from runtime.batches import Batch, BatchStage
 from runtime.elasticsearch_sink import Record, RecordSink
+from runtime.errors import FatalError
 from runtime.metrics import ConfusionMetrics
 from runtime.results import DeadLetters, Outgoing, Results
 from schemas.messages import JoinEntry, PerformanceSums
@@ -49,18 +50,24 @@ class Loader(Protocol):
     def look(self, partition: int, claim: Claim) -> None:
         """See in its log whether somebody else has claimed it since."""
 
+    def is_anew(self, fold: Fold) -> bool:
+        """Whether the topics that a fold's marks are about were made anew."""
+
 
 @dataclass(slots=True)
 class Owned:
     """A partition that is ours.
 
     Attributes:
+        left: answers that left the state when it was opened; in a fold that is not published yet.
         read_until: timestamp of the newest pair that is merged, seconds since the epoch.
     """
 
     join: PartitionJoin
     store: RocksStore
     claim: Claim
+    left: list[tuple[str, PairHalf]] = field(default_factory=list)
+    era: int = 0
     publication: int = 0
     read_until: float = 0.0
     positioned: float = 0.0
@@ -187,9 +194,24 @@ class JoinStage(BatchStage):
                 for name, target, value, headers in inputs.misplaced
             )
             joined.pairs.update(inputs.pairs)
+            self._check_topics(partition, own)
             self._apply(joined, partition, inputs)
             self._note_progress(partition, own)
         return joined
+
+    def _check_topics(self, partition: int, messages: Iterable[Any]) -> None:
+        """Pairs that are counted already are read again after a kill; or they are others, of a topic made anew.
+
+        Raises:
+            FatalError: they are others. The next process begins anew, with all that was counted.
+        """
+        fold = self._own(partition).join.fold
+        if any(one.topic != FEEDBACK.name and one.offset <= fold.marks[PAIRS_LANE] for one in messages) and (
+            self._loader.is_anew(fold)
+        ):
+            raise FatalError(
+                f"{PAIRS.name} or {FEEDBACK.name} was made anew: offsets of partition {partition} begin again"
+            )
 
     def _note_progress(self, partition: int, messages: Iterable[Any]) -> None:
         """How far the log of pairs is merged."""
@@ -234,7 +256,7 @@ class JoinStage(BatchStage):
         """Whether an assignment still holds, once the group has had time to say so."""
         assignment = None
         while assignment is None:
-            await asyncio.sleep(RECLAIM_SECONDS)  # noqa: ASYNC110 - Faust has no event for the end of a rebalance
+            await asyncio.sleep(RECLAIM_SECONDS)
             assignment = self._assignment()
         return assignment == generation
 
@@ -307,11 +329,13 @@ class JoinStage(BatchStage):
         self._remember_position(owned)
         # Before anything is folded: what comes and goes within one tick is in a report as well.
         upkeep.sums.extend(self._sums(owned, partition))
-        if folded := owned.join.expire(now):
+        folded = owned.left + owned.join.expire(now)
+        if folded or owned.join.fold.era > owned.era:
             upkeep.records.extend(
                 truth_record(name, half, self._specs) for name, half in folded if half.told is not None
             )
             fold = owned.join.fold
+            owned.left, owned.era = [], owned.join.fold.era
             upkeep.folds.append(Outgoing(JOIN_FOLDS.name, fold_key(fold), encode_fold(fold), [], partition))
 
     def settle(self, found: Mapping[int, list[tuple[str, Entry]]], upkeep: Upkeep) -> tuple[Joined, list[Outgoing]]:
@@ -334,10 +358,10 @@ class JoinStage(BatchStage):
                 joined.outcomes["", "orphan"] += len(truths)
         return joined, dropped
 
-    def is_folded(self, partition: int, offset: int) -> bool:
+    def is_folded(self, partition: int, offset: int, answered_at: float) -> bool:
         """Whether the pair at an offset has left the state."""
         owned = self._owned.get(partition)
-        return owned is not None and owned.join.fold.has((PAIRS_LANE, offset))
+        return owned is not None and owned.join.fold.has_left(offset, answered_at)
 
     def _enter(self, generation: int) -> bool:
         """A new assignment is read again from the committed offsets, and other partitions may be ours.
@@ -353,7 +377,7 @@ class JoinStage(BatchStage):
     def _own(self, partition: int) -> Owned:
         if partition not in self._owned:
             opened = self._loader.open(partition)
-            self._owned[partition] = Owned(opened.join, opened.store, opened.claim)
+            self._owned[partition] = Owned(opened.join, opened.store, opened.claim, opened.left)
         return self._owned[partition]
 
     def _apply(self, joined: Joined, partition: int, inputs: Inputs, outcome: str | None = None) -> None:

@@ -61,8 +61,10 @@ def merge(old: Entry, part: Entry, specs: Specs) -> Merge:
 
 
 def settled(entry: Entry) -> Entry:
-    """The entry waits while a truth of it does: until its time, or no longer if none was set. Letters are kept of truths
-    that wait."""
+    """The entry waits while a truth of it does: until its time, or no longer if none was set.
+
+    Letters are kept of truths that wait.
+    """
     waiting = {truth.rank for truth in pending(entry)}
     truths = tuple(
         one if one.letter is None or one.rank in waiting else replace(one, letter=None) for one in entry.truths

@@ -145,8 +145,9 @@ class PartitionJoin:
     def _new(self, part: Entry) -> Entry | None:
         """Of what came, what is not folded; None for self-contained feedback that is: its truth was its pair's."""
         pairs = []
-        for half in part.pairs:
-            if not self.fold.has(half.place):
+        for came in part.pairs:
+            half = replace(came, era=self.fold.era)
+            if not self.fold.has(half):
                 pairs.append(half)
             elif half.lane == FEEDBACK_LANE and half.counted is None:
                 return None
@@ -156,7 +157,7 @@ class PartitionJoin:
 
     def _left(self, old: Entry, logged: Entry) -> Entry | None:
         """What is left of an entry from the log after what is folded; None if it is nothing."""
-        folded = [half for half in logged.pairs if self.fold.has(half.place)]
+        folded = [half for half in logged.pairs if self.fold.has(half)]
         if not folded:
             return logged
         if len(folded) == len(logged.pairs) and old.pairs:
@@ -186,6 +187,26 @@ class PartitionJoin:
         if changes.deletes:
             changes.puts[FOLD] = encode_fold(self.fold)
             self._store.write(changes)
+        return folded
+
+    def begin_anew(self, topic_ids: Mapping[str, str], now: float) -> list[tuple[str, PairHalf]]:
+        """The topics of pairs or feedback were made anew, their offsets begin again. All that was answered is folded
+        and returned; its sums stay, and what waits goes on waiting.
+
+        The records of what is returned must hold its truth before the fold is published.
+        """
+        changes, folded = Changes(), list[tuple[str, PairHalf]]()
+        for key, value in self._scan(ENTRY):
+            before, request_id = decode(value), key[len(ENTRY) :].decode()
+            leaving = [half for half in before.pairs if half.era <= self.fold.era]
+            for half in leaving:
+                self._fold(half)
+                folded.append((request_id, half))
+            self._change(changes, request_id, before, leave(before, leaving), count=False)
+        self.fold.era, self.fold.era_began, self.fold.marks = self.fold.era + 1, now, [-1, -1]
+        self.fold.topic_ids = dict(topic_ids)
+        changes.puts[FOLD] = encode_fold(self.fold)
+        self._store.write(changes)
         return folded
 
     def due(self, now: float) -> list[tuple[str, Entry]]:

@@ -1,27 +1,29 @@
 """Taking a partition over: its fold and the log of its entries, read into the local store where that lags behind."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import orjson
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
-from agents.confusion.entries import Entry, entry_of
-from agents.confusion.fold import Fold, claimed, decode_fold, encode_fold, fold_key, latest
+from agents.confusion.entries import Entry, PairHalf, entry_of
+from agents.confusion.fold import Fold, bring_back, claimed, decode_fold, encode_fold, fold_key, latest
 from agents.confusion.ownership import Claim, claim_message, is_claim
 from agents.confusion.partition import FOLD, POSITION, Limits, PartitionJoin
 from agents.confusion.store import Changes, RocksStore
 from runtime import kafka
-from runtime.errors import FatalError, TransientError
+from runtime.errors import TransientError
 from runtime.logging import get_logger
 from runtime.results import Outgoing
 from runtime.settings import Settings
+from schemas.messages import JoinEntry
 from schemas.model_spec import ModelSpec
-from schemas.topics import JOIN_FOLDS, JOINS
+from schemas.topics import FEEDBACK, JOIN_FOLDS, JOINS, PAIRS
 
 log = get_logger(__name__)
 
@@ -35,11 +37,17 @@ BATCH = 2000
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A partition, taken over."""
+    """A partition, taken over.
+
+    Attributes:
+        left: answers that left the state by that, because the topics were made anew. Their records must hold their
+            truth before the fold is published.
+    """
 
     join: PartitionJoin
     store: RocksStore
     claim: Claim
+    left: list[tuple[str, PairHalf]] = field(default_factory=list)
 
 
 class JoinLoader:
@@ -47,13 +55,22 @@ class JoinLoader:
 
     Args:
         folder: of the stores, one a partition.
+        on_unreadable: gets the topic of each message that is none of ours.
     """
 
-    def __init__(self, settings: Settings, specs: Mapping[str, ModelSpec], limits: Limits, folder: Path) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        specs: Mapping[str, ModelSpec],
+        limits: Limits,
+        folder: Path,
+        on_unreadable: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._settings = settings
         self._specs = specs
         self._limits = limits
         self._folder = folder
+        self._on_unreadable = on_unreadable
 
     def open(self, partition: int) -> Opened:
         """The join of a partition as its last owner left it, claimed.
@@ -64,7 +81,7 @@ class JoinLoader:
 
         Raises:
             TransientError: the brokers do not answer.
-            FatalError: the store cannot be opened, or the log has an unreadable entry.
+            FatalError: the store cannot be opened.
         """
         began = time.monotonic()
         store = RocksStore(self._folder / f"partition-{partition}")
@@ -81,11 +98,16 @@ class JoinLoader:
                 start = low
             self.look(partition, claim)
             fold = claimed(fold, claim.offset, not claim.lost)
+            ids, anew = self._topics(partition, fold)
+            if not fold.topic_ids and not anew:
+                fold.topic_ids = ids
+            bring_back(fold, time.time(), self._limits.window_seconds)
             self._publish(fold, found)
             store.write(Changes({FOLD: encode_fold(fold), POSITION: str(start).encode()}))
             join = PartitionJoin(store, fold, self._specs, self._limits)
             self._replay(join, partition, start, high)
             store.write(Changes({POSITION: str(high).encode()}))
+            left = join.begin_anew(ids, time.time()) if anew else []
         except KafkaException as error:
             store.close()
             raise TransientError(f"the join's state cannot be read: {error.args[0].str()}") from error
@@ -98,7 +120,30 @@ class JoinLoader:
             local=local,
             seconds=round(time.monotonic() - began, 2),
         )
-        return Opened(join, store, claim)
+        return Opened(join, store, claim, left)
+
+    def is_anew(self, fold: Fold) -> bool:
+        """Whether the topics of pairs and feedback are not those any more that a partition's marks are about.
+
+        Raises:
+            TransientError: the brokers do not answer.
+        """
+        return self._topics(fold.partition, fold)[1]
+
+    def _topics(self, partition: int, fold: Fold) -> tuple[dict[str, str], bool]:
+        """Ids of the topics of pairs and feedback, as far as there are any; and whether they are other topics now."""
+        ids, end = kafka.topic_ids(self._admin, (PAIRS.name, FEEDBACK.name)), self._ends(partition, PAIRS.name)[1]
+        anew = fold.is_of_other_topics(ids, end)
+        if anew:
+            log.warning(
+                "topics_made_anew", partition=partition, marks=fold.marks, end=end, ids=ids, were=fold.topic_ids
+            )
+        return ids, anew
+
+    @cached_property
+    def _admin(self) -> AdminClient:
+        """Asks for the topics' ids."""
+        return kafka.admin(self._settings)
 
     def look(self, partition: int, claim: Claim) -> None:
         """Read what has come to the log since, for the claim of another.
@@ -124,14 +169,14 @@ class JoinLoader:
             )
         claim.looked(end, found is not None)
 
-    def _ends(self, partition: int) -> tuple[int, int]:
-        log = TopicPartition(JOINS.name, partition)
+    def _ends(self, partition: int, topic: str = JOINS.name) -> tuple[int, int]:
+        place = TopicPartition(topic, partition)
         try:
-            low, high = self._reader.get_watermark_offsets(log, timeout=KEPT_SECONDS)
+            low, high = self._reader.get_watermark_offsets(place, timeout=KEPT_SECONDS)
         except KafkaException:
             self._reader.close()
             del self._reader  # it may have asked the partition's former leader
-            low, high = self._reader.get_watermark_offsets(log, timeout=CALL_SECONDS)
+            low, high = self._reader.get_watermark_offsets(place, timeout=CALL_SECONDS)
         return low, high
 
     @cached_property
@@ -148,11 +193,28 @@ class JoinLoader:
         """Every fold that the topic holds, by key, each key's last one."""
         found: dict[bytes, Fold] = {}
         for message in self._read(JOIN_FOLDS.name, partition, OFFSET_BEGINNING):
-            if message.value():
-                found[message.key()] = decode_fold(message.value())
-            else:
+            if not message.value():
                 found.pop(message.key(), None)
+                continue
+            try:
+                fold = decode_fold(message.value())
+            except ValueError as error:
+                self._pass_over(message, error)
+                continue
+            if fold.partition == partition:
+                found[message.key() or b""] = fold
         return found
+
+    def _pass_over(self, message: Any, error: Exception) -> None:
+        """A message that is none of ours: better a hole, counted and said, than an agent that ends at each start."""
+        self._on_unreadable(message.topic())
+        log.error(
+            "unreadable_state",
+            topic=message.topic(),
+            partition=message.partition(),
+            offset=message.offset(),
+            error=str(error)[:300],
+        )
 
     def _claim(self, partition: int) -> int:
         """Offset of our claim in the log."""
@@ -187,25 +249,21 @@ class JoinLoader:
         inputs: list[tuple[str, Entry]] = []
         if start >= end:
             return
-        for message in self._read(JOINS.name, partition, start):
-            value = message.value()
-            if is_claim(value):
-                continue
-            if value is None:
-                join.apply(inputs, replay=True)
-                inputs = []
-                join.forget(message.key().decode())
+        for message in self._read(JOINS.name, partition, start, end):
+            if is_claim(message.value()):
                 continue
             try:
-                document = orjson.loads(value)
-                inputs.append((document["request_id"], entry_of(document)))
+                request_id, entry = read_entry(message.key(), message.value())
             except (ValueError, KeyError, TypeError) as error:
-                raise FatalError(
-                    f"{JOINS.name}, partition {partition}, offset {message.offset()} holds no entry: {error!r}"
-                ) from error
-            if len(inputs) >= BATCH:
+                self._pass_over(message, error)
+                continue
+            if entry is not None:
+                inputs.append((request_id, entry))
+            if entry is None or len(inputs) >= BATCH:
                 join.apply(inputs, replay=True)
                 inputs = []
+            if entry is None:
+                join.forget(request_id)
         join.apply(inputs, replay=True)
 
     def _read(self, topic: str, partition: int, start: int, end: int | None = None) -> Iterator[Any]:
@@ -227,3 +285,18 @@ class JoinLoader:
             raise TransientError(f"{topic}, partition {partition}, could not be read to its end")
         finally:
             reader.unassign()
+
+
+def read_entry(key: bytes | None, value: bytes | None) -> tuple[str, Entry | None]:
+    """A request's id and its entry in a message of the log; no entry, if nothing is known any more.
+
+    Raises:
+        ValueError, KeyError, TypeError: the message is none of ours.
+    """
+    if value is None:
+        if not key:
+            raise ValueError("neither key nor value")
+        return key.decode(), None
+    document = orjson.loads(value)
+    JoinEntry.model_validate(document)
+    return document["request_id"], entry_of(document)

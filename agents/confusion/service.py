@@ -100,9 +100,10 @@ class ConfusionAgent:
     def _late(self, partition: int, record: dict[str, Any], waiting: Entry) -> Entry | None:
         """Only if its pair has left the state: else that will come by its topic, and is counted then."""
         place = record.get("pair")
-        if place is None or not self._joins.is_folded(partition, place["offset"]):
+        part = late_part(record, waiting, self._specs)
+        if place is None or part is None or not self._joins.is_folded(partition, place["offset"], part.pairs[0].time):
             return None
-        return late_part(record, waiting, self._specs)
+        return part
 
 
 def run(settings: ConfusionSettings) -> None:
@@ -118,8 +119,11 @@ def run(settings: ConfusionSettings) -> None:
         settings.max_ahead_seconds,
     )
 
+    def count(topic: str) -> None:
+        metrics.unreadable_state.labels(topic).inc()
+
     def build() -> ConfusionAgent:
-        loader = JoinLoader(settings, specs, limits, settings.state_folder / settings.instance)
+        loader = JoinLoader(settings, specs, limits, settings.state_folder / settings.instance, count)
         joins = JoinStage(specs, metrics, loader, limits, settings.default_model)
         return ConfusionAgent(joins, BoardStage(specs, PerformanceGauges(metrics), settings), specs, settings)
 

@@ -108,7 +108,7 @@ def send(client: Any, name: str, number: int, truth: int, second: int) -> None:
         {"truth_probabilities": [0.05 + 0.5 * one for one in one_hot]},
         {"truth": [truth]},
     )
-    item = {"request_id": name, "given_at": f"2030-01-01T00:00:0{second}Z", **forms[number % len(forms)]}
+    item = {"request_id": name, "given_at": f"2026-01-01T00:00:0{second}Z", **forms[number % len(forms)]}
     value = orjson.dumps([item] if number % 7 == 0 else item)
     # Some lie where their pair is not: without a key they are on any partition.
     kafka.produce(client, FEEDBACK.name, value=value, key=None if number % 11 == 0 else name)

@@ -1,4 +1,4 @@
-"""Two instances that take one partition over at once: one owner, and nothing that the other one had made safe is lost."""
+"""Who takes a partition of the join over: one owner at a time, whatever stands in its topics, and nothing is lost."""
 
 import asyncio
 import itertools
@@ -27,7 +27,8 @@ from runtime.results import DeadLetters, Results
 from runtime.settings import Settings
 from schemas.model_spec import ModelSpec
 from schemas.pairs import PairWriter
-from schemas.topics import FEEDBACK, JOIN_FOLDS, PAIRS
+from schemas.topics import FEEDBACK, JOIN_FOLDS, JOINS, PAIRS
+from tests.faults.agents import wait_for
 from tests.servers.messages import read
 
 LIMITS = Limits(window_seconds=30, keep_seconds=3600, max_entries=1000, lookup_seconds=30, orphan_seconds=600)
@@ -91,9 +92,18 @@ def pair(partition: int, number: int, offset: int) -> Any:
     nothing: Any = [{}]
     image, outputs = np.zeros((1, 1), np.uint8), np.array([[0.9, 0.1]], np.float32)
     [value] = writer.encode(
-        [id_on(partition, number)], image, nothing, [NOW], [None], outputs, queue=[0.0], batch=[0.0], compute=0.0, batch_size=1,
+        [id_on(partition, number)],
+        image,
+        nothing,
+        [NOW],
+        [None],
+        outputs,
+        queue=[0.0],
+        batch=[0.0],
+        compute=0.0,
+        batch_size=1,
         answered_at=NOW,
-    )  # fmt: skip
+    )
     return message(PAIRS.name, partition, offset, value)
 
 
@@ -167,8 +177,8 @@ def test_what_an_owner_writes_behind_anothers_claim_is_not_safe_until_it_has_cla
         assert owned.claim.offset > stale.claim.offset and owned.join.fold.epoch > stale.join.fold.epoch
         assert owned.join.totals[GROUP] == {**owned.join.totals[GROUP], "pairs": 2, "labelled": 1}
         # The stale owner folds what it knows: a pair without the truth that came since.
-        expired = stale.join.expire(NOW + 1e6)
-        assert expired[id_on(partition, 0)].truth is None
+        [(name, half)] = stale.join.expire(NOW + 1e6)
+        assert (name, half.told) == (id_on(partition, 0), None)
         produce(rightful.settings, stale.join.fold)
         third = opened(bootstrap, "third", tmp_path, partition).join
         assert (third.totals[GROUP]["pairs"], third.totals[GROUP]["labelled"]) == (2, 1)
@@ -200,8 +210,8 @@ def test_an_idle_owner_sees_that_it_was_outbid_and_publishes_its_sums_under_a_hi
         rightful = Instance(bootstrap, "rightful", tmp_path, lambda: 1)
         await rightful.take(pair(partition, 0, 0))
         other = opened(bootstrap, "other", tmp_path, partition).join.fold.epoch
-        assert rightful.stage.upkeep(1, [partition], NOW).sums == []
-        sums = [orjson.loads(one.value or b"") for one in rightful.stage.upkeep(1, [partition], NOW).sums]
+        assert rightful.stage.upkeep(1, {partition: True}, NOW).sums == []
+        sums = [orjson.loads(one.value or b"") for one in rightful.stage.upkeep(1, {partition: True}, NOW).sums]
         assert {one["window"] for one in sums} == {-2, int(NOW // 30)}
         assert all(one["epoch"] > other for one in sums)
 
@@ -229,20 +239,95 @@ def test_epochs_that_were_numbered_by_an_earlier_version_are_below_every_later_o
 ) -> None:
     settings = Settings(kafka_bootstrap_servers=bootstrap)
     left = Fold(partition, epoch=500, marks=[7, -1])
-    kafka_key = f"{partition}/an-instance"
-    client = kafka.producer(settings)
-    kafka.produce(client, JOIN_FOLDS.name, value=encode_fold(left), key=kafka_key, partition=partition)
-    client.flush(30)
+    put(settings, JOIN_FOLDS.name, partition, f"{partition}/an-instance".encode(), encode_fold(left))
+    for _ in range(8):
+        put(settings, PAIRS.name, partition, b"a pair", b"")
     first = opened(bootstrap, "one", tmp_path, partition).join.fold
     second = opened(bootstrap, "other", tmp_path, partition).join.fold
     assert 500 < first.epoch < second.epoch
     assert first.marks == second.marks == [7, -1]
 
 
-def produce(settings: Settings, fold: Fold) -> None:
+def test_what_is_none_of_ours_in_the_topics_of_the_join_is_passed_over_and_counted(
+    bootstrap: str, partition: int, tmp_path: Path
+) -> None:
+    settings = Settings(kafka_bootstrap_servers=bootstrap)
+
+    async def steps() -> None:
+        owner = Instance(bootstrap, "before", tmp_path, lambda: 1)
+        await owner.take(pair(partition, 0, 0))
+
+    run(steps())
+    entry = {"schema_version": 2, "request_id": "x", "truths": [], "since": 0, "due": 0, "gone": []}
+    half = {"lane": 0, "offset": -1, "model": "m", "version": "1", "time": 0, "kept_from": 0, "predicted": 0}
+    poison: list[tuple[bytes | None, bytes | None]] = [
+        (None, None),
+        (b"\xff", None),
+        (b"x", b"garbage"),
+        (b"x", b"[1]"),
+        (b"x", b'{"request_id": "x"}'),
+        (b"x", orjson.dumps({**entry, "pairs": [{**half, "probabilities": "AAAA"}]})),
+        (b"x", orjson.dumps({**entry, "pairs": [{**half, "offset": 1, "probabilities": "AAA="}]})),
+        (b"x", orjson.dumps({**entry, "due": 1e300, "pairs": []})),
+    ]
+    for key, value in poison:
+        put(settings, JOINS.name, partition, key, value)
+    for value in (b"garbage", b"{}", b'{"partition": -1}'):
+        put(settings, JOIN_FOLDS.name, partition, b"poison" + value, value)
+    counted: list[str] = []
+    loader = JoinLoader(settings, {"m": SPEC}, LIMITS, tmp_path / "after", counted.append)
+    assert loader.open(partition).join.totals[GROUP]["pairs"] == 1
+    assert counted == [JOIN_FOLDS.name] * 3 + [JOINS.name] * len(poison)
+
+
+def test_where_the_topic_of_pairs_was_made_anew_counting_begins_anew_and_what_was_counted_stays(
+    bootstrap: str, partition: int, tmp_path: Path
+) -> None:
+    settings = Settings(kafka_bootstrap_servers=bootstrap)
+    for _ in range(6):
+        put(settings, PAIRS.name, partition, b"a pair", b"")
+
+    async def before() -> None:
+        owner = Instance(bootstrap, "before", tmp_path, lambda: 1)
+        await owner.take(pair(partition, 0, 4), truth(partition, 0, 0, 0), truth(partition, 2, 1, 1))
+        await owner.stage.keep(owner.stage.upkeep(1, {partition: True}, NOW))  # folded
+        await owner.take(pair(partition, 1, 5))
+        assert owner.stage._owned[partition].join.fold.marks == [4, -1]
+
+    async def after(name: str) -> None:
+        owner = Instance(bootstrap, name, tmp_path, lambda: 1)
+        await owner.take(pair(partition, 2, 0))
+        await owner.stage.keep(owner.stage.upkeep(1, {partition: False}, NOW - 1e9))
+        join = owner.stage._owned[partition].join
+        assert (join.totals[GROUP]["pairs"], join.totals[GROUP]["labelled"]) == (3, 2)
+        assert owner.stage.is_folded(partition, 5, NOW) is False
+        assert owner.stage.is_folded(partition, 5, join.fold.era_began - 1) is True
+
+    run(before())
+    anew = Settings(kafka_bootstrap_servers=bootstrap)
+    make_anew(anew, PAIRS.name)
+    for name in ("first-after", "second-after"):
+        run(after(name))
+    third = opened(bootstrap, "third", tmp_path, partition).join
+    assert (third.totals[GROUP]["pairs"], third.totals[GROUP]["labelled"], third.fold.era) == (3, 2, 1)
+
+
+def make_anew(settings: Settings, topic: str) -> None:
+    """Delete a topic, and create it again, empty."""
+    admin = kafka.admin(settings)
+    admin.delete_topics([topic])[topic].result(30)
+    wait_for(lambda: topic not in kafka.cluster_topics(settings), 30, lambda: "the topic is still there")
+    kafka.create_topics(settings.model_copy(update={"kafka_partitions": PARTITIONS}))
+
+
+def put(settings: Settings, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
     client = kafka.producer(settings)
-    kafka.produce(client, JOIN_FOLDS.name, value=encode_fold(fold), key=fold_key(fold), partition=fold.partition)
+    kafka.produce(client, topic, value=value, key=key, partition=partition)
     client.flush(30)
+
+
+def produce(settings: Settings, fold: Fold) -> None:
+    put(settings, JOIN_FOLDS.name, fold.partition, fold_key(fold).encode(), encode_fold(fold))
 
 
 def folds(settings: Settings, partition: int) -> list[Any]:

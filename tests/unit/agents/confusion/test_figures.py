@@ -121,9 +121,9 @@ def test_a_pair_of_a_model_that_is_not_broken_down_has_no_value() -> None:
     assert figures(sums_of(np.eye(4, dtype=np.float32), [0, 1, 2, 3]), LABELS)["by_value"] == {}
 
 
-def errors_of(told: list[tuple[float, float | None]], value: str | None = None) -> Sums:
+def errors_of(known: list[tuple[float, float | None]], value: str | None = None) -> Sums:
     total = Sums()
-    for predicted, truth in told:
+    for predicted, truth in known:
         half = PairHalf(0, 0, "n", "1", 0.0, 0.0, float(predicted), "", value=value)
         add(total, contribution(replace(half, told=told(None if truth is None else float(truth))), {}))
     return total

@@ -170,7 +170,7 @@ class World:
         found = {part.identity: part for other, part in self.inputs if other == name and isinstance(part, PairHalf)}
         parts = []
         for identity, original in found.items():
-            if not owner.join.fold.has(original.place):
+            if not owner.join.fold.has(original):
                 continue
             known = self.records.get((name, identity))
             again = replace(

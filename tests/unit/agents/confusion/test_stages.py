@@ -53,11 +53,14 @@ class Loader:
     def look(self, _partition: int, _claim: Claim) -> None:
         pass
 
+    def is_anew(self, _fold: Fold) -> bool:
+        return False
+
 
 def test_the_sums_of_a_billion_pairs_reach_the_board_to_the_last_unit(tmp_path: Path) -> None:
     metrics = ConfusionMetrics(CollectorRegistry())
     joins = JoinStage({"m": SPEC}, metrics, Loader(tmp_path), LIMITS)
-    [message] = joins.upkeep(1, [0], 0.0).sums
+    [message] = joins.upkeep(1, {0: True}, 0.0).sums
     board = BoardStage({"m": SPEC}, PerformanceGauges(metrics), ConfusionSettings())
     tp = TP("monitoring.performance-sums", 0)
     read = SimpleNamespace(tp=tp, offset=0, key=str(message.key).encode(), value=message.value)
