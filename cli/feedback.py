@@ -27,6 +27,7 @@ from training.datasets import load_split
 FLUSH_SECONDS = 60.0
 PAIR_SECONDS = 60.0
 CORRECTION = timedelta(seconds=1)
+HEADERS = ("truth", "truth_index", "truth_label", "truth_value")
 FORMS = {int: "truth_index", float: "truth_value", str: "truth_label"}
 
 Truth = int | float | str
@@ -111,7 +112,7 @@ def _truths(options: FeedbackOptions, spec: ModelSpec, settings: Settings) -> di
         raise ConfigurationError(f"{spec.name} is a regression model: the truth about it comes from --csv")
     if options.prefix is None:
         raise ConfigurationError("say which requests: --prefix, as `modelwatch produce` printed it, or --csv")
-    predicted = _predictions(options, settings)
+    predicted = _predictions(options, spec, settings)
     if options.accuracy is not None:
         return dict(choose_truths(predicted, options.accuracy, len(spec.classes), options.seed))
     labels = load_split("test", progress=False)[1]
@@ -123,8 +124,8 @@ def _truths(options: FeedbackOptions, spec: ModelSpec, settings: Settings) -> di
         ) from error
 
 
-def _predictions(options: FeedbackOptions, settings: Settings) -> dict[str, int]:
-    """What was answered to the requests of the prefix, in the order of the topic."""
+def _predictions(options: FeedbackOptions, spec: ModelSpec, settings: Settings) -> dict[str, int]:
+    """What the model answered to the requests of the prefix; the last answer to each."""
     found: dict[str, int] = {}
     for message in read_topic(settings, PAIRS.name, lambda: True, PAIR_SECONDS):
         if not (message.key() or b"").startswith(f"{options.prefix}-".encode()):
@@ -133,30 +134,51 @@ def _predictions(options: FeedbackOptions, settings: Settings) -> dict[str, int]
             pair = read_pair(message.value())
         except Refusal:
             continue
-        if pair.response.predicted is not None:
-            found.setdefault(pair.request.request_id, pair.response.predicted)
+        if pair.response.predicted is not None and pair.response.model == spec.name:
+            found[pair.request.request_id] = pair.response.predicted
     names = sorted(found)[: options.count]
     return {name: found[name] for name in names}
 
 
 def _from_csv(path: Path, spec: ModelSpec) -> Iterator[tuple[str, Truth]]:
-    """Rows `id,truth`: a class index or a label, or a regression model's number; a first row that says just that is
-    passed over."""
+    """Rows `id,truth`: a class index or a label, or a regression model's number. A first row that says so is passed
+    over; `id,truth_index` and `id,truth_label` say which of the two it is."""
+    header = "truth"
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for number, row in enumerate(csv.reader(file), 1):
-                if not row or (number == 1 and row == ["id", "truth"]):
+                if number == 1 and len(row) == 2 and row[0] == "id" and row[1] in HEADERS:
+                    header = row[1]
+                    continue
+                if not row:
                     continue
                 if len(row) != 2 or not row[0] or not row[1]:
                     raise ConfigurationError(f"{path}, line {number}: expected id,truth; found {','.join(row)!r}")
-                yield row[0], _truth(row[1], spec, f"{path}, line {number}")
+                yield row[0], _truth(row[1], spec, header, f"{path}, line {number}")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 
-def _truth(text: str, spec: ModelSpec, where: str) -> Truth:
-    if spec.classes:
-        return int(text) if text.isdigit() else text
+def _truth(text: str, spec: ModelSpec, header: str, where: str) -> Truth:
+    if not spec.classes:
+        return _number(text, spec, where)
+    is_index, is_label = text.isascii() and text.isdigit() and len(text) < 10, text in spec.labels
+    if header == "truth_label" or (header == "truth" and is_label and not is_index):
+        if not is_label:
+            raise ConfigurationError(f"{where}: {text!r} is no label of {spec.name}: {', '.join(spec.labels[:50])}")
+        return text
+    if not is_index or int(text) >= len(spec.labels):
+        expected = f"a class of {spec.name}: an index from 0 to {len(spec.labels) - 1}"
+        raise ConfigurationError(f"{where}: {text!r} is not {expected}{', or a label' * (header == 'truth')}")
+    if header == "truth" and any(name.isdigit() and name != str(place) for place, name in enumerate(spec.labels)):
+        raise ConfigurationError(
+            f"{where}: {text!r} may be a class's index or its label, as labels of {spec.name} are numbers; begin the "
+            "file with the line id,truth_index or id,truth_label"
+        )
+    return int(text)
+
+
+def _number(text: str, spec: ModelSpec, where: str) -> float:
     try:
         number = float(text)
     except ValueError:

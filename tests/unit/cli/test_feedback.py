@@ -96,3 +96,39 @@ def test_a_missing_topic_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("cli.feedback.cluster_topics", lambda _settings: {})
     with pytest.raises(TransientError, match="modelwatch setup"):
         send_feedback(FeedbackOptions("p"), Settings(), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("labels", "text", "truth"),
+    [
+        (["1", "2", "3"], "id,truth_index\na,1\n", 1),
+        (["1", "2", "3"], "id,truth_label\na,1\n", "1"),
+        (["0", "1", "2"], "id,truth\na,1\n", 1),
+        (["true", "false"], "a,true\n", "true"),
+        (["cat", "7"], "id,truth_label\na,7\n", "7"),
+        (["1", "2", "3"], "id,truth\na,1\n", "truth_index or id,truth_label"),
+        (["cat", "ship"], "a,2\n", "line 1: '2' is not a class of m: an index from 0 to 1, or a label"),
+        (["cat", "ship"], "id,truth_label\na,1\n", "line 2: '1' is no label of m: cat, ship"),
+        (["cat", "ship"], "id,truth_index\na,cat\n", "line 2: 'cat' is not a class of m"),
+    ],
+)
+def test_a_row_says_one_class_or_is_refused_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[str], text: str, truth: int | str
+) -> None:
+    folder, path = tmp_path / "models" / "m", tmp_path / "truth.csv"
+    folder.mkdir(parents=True)
+    spec = {"name": "m", "version": "1", "labels": labels, "input": {"shape": [4, 4, 3]}}
+    (folder / "model.yaml").write_text(yaml.safe_dump(spec | {"weights": {"framework": "null"}}))
+    path.write_text(text)
+    monkeypatch.setattr("cli.feedback.cluster_topics", lambda _settings: {"inference.feedback": 1})
+    monkeypatch.setattr("cli.feedback._send", lambda *_: None)
+
+    def told() -> object:
+        options = FeedbackOptions(csv=path, model="m")
+        return send_feedback(options, Settings(models=tmp_path / "models"), Console(quiet=True))["a"]
+
+    if isinstance(truth, str) and truth not in labels:
+        with pytest.raises(ConfigurationError, match=truth):
+            told()
+    else:
+        assert told() == truth

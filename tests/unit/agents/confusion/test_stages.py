@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 from faust.types import TP
 from prometheus_client import CollectorRegistry
@@ -24,6 +25,7 @@ from runtime.batches import Batch
 from runtime.metrics import ConfusionMetrics
 from schemas.messages import PerformanceSums
 from schemas.model_spec import BreakdownSpec, ModelSpec
+from schemas.refusal import Reason
 
 SPEC = ModelSpec.model_validate(
     {
@@ -132,3 +134,24 @@ def test_of_a_version_that_had_other_classes_nothing_is_said(sums: dict[str, int
 
 def test_a_fold_of_a_billion_pairs_is_read_back_to_the_last_unit() -> None:
     assert decode_fold(encode_fold(Fold(0, sums={("m", "1"): SUMS}))).sums == {("m", "1"): SUMS}
+
+
+def test_feedback_that_is_read_ahead_of_its_pair_waits_for_the_log_and_not_for_the_clock(tmp_path: Path) -> None:
+    metrics = ConfusionMetrics(CollectorRegistry())
+    joins = JoinStage({"m": SPEC}, metrics, Loader(tmp_path), LIMITS)
+    came, now = 1.7e9, 1.7e9 + 86_400
+    fields = {"key": b"id", "headers": (), "partition": 0, "offset": 0, "timestamp": came}
+    truth = {"request_id": "id", "truth_index": 1, "given_at": "2023-11-14T00:00:00Z"}
+    told = SimpleNamespace(topic="inference.feedback", value=orjson.dumps(truth), **fields)
+    joins.compute(Batch([told], 1))
+    assert joins.upkeep(1, {0: False}, now).waiting == {}
+    unreadable = SimpleNamespace(topic="inference.pairs", value=b"", **{**fields, "timestamp": came + 5, "offset": 7})
+    joins.compute(Batch([unreadable], 1))
+    behind = joins.upkeep(1, {0: False}, now)
+    assert list(behind.waiting) == [0] and behind.progress == {0: came + 5}
+    joined, dropped = joins.settle({}, behind)
+    assert joined.refused == [] and dropped == [], "it waits until its pair could have been read"
+    joined, [tombstone] = joins.settle({}, joins.upkeep(1, {0: True}, now))
+    [(letter, refusal)] = joined.refused
+    assert letter.value == orjson.dumps(truth) and refusal.reason is Reason.ORPHAN and "id-0, id-1" in refusal.detail
+    assert (tombstone.key, tombstone.value) == ("id", None)

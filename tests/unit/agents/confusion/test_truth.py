@@ -1,12 +1,14 @@
 """Feedback in every form the article's servers take; what is wrong is refused with the reason, item by item."""
 
+import json
+from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
 
-from agents.confusion.entries import EMPTY
+from agents.confusion.entries import EMPTY, encode
 from agents.confusion.inputs import InputReader, Inputs, partition_of
 from agents.confusion.merging import merge
 from agents.confusion.truth import read_feedback, resolve
@@ -204,3 +206,117 @@ def test_a_response_or_model_that_does_not_fit_is_refused(fields: dict[str, Any]
     inputs = read([Message(orjson.dumps(item(truth=1, **fields)))], {"m": THREE})
     [(_, refusal)] = inputs.refused
     assert refusal.reason is reason and inputs.parts == []
+
+
+NUMBERED = spec("1", "2", "3")
+
+
+@pytest.mark.parametrize("form", [{"truth": 1}, {"truth": [1]}, {"truth": 2.0}, {"truth": 0}, {"truths": [1]}])
+def test_a_number_where_labels_are_numbers_is_refused_with_the_remedy(form: dict[str, Any]) -> None:
+    [(_, refusal)] = read([Message(orjson.dumps(item(**form)))], {"m": NUMBERED}).refused
+    assert refusal.reason is Reason.INVALID_FIELD and "say truth_index or truth_label" in refusal.detail
+
+
+@pytest.mark.parametrize(
+    ("form", "labels", "index"),
+    [
+        ({"truth_index": 1}, ("1", "2", "3"), 1),
+        ({"truth": "1"}, ("1", "2", "3"), 0),
+        ({"truth_label": "1"}, ("1", "2", "3"), 0),
+        ({"truth": [0, 1, 0]}, ("1", "2", "3"), 1),
+        ({"truth": 1}, ("0", "1", "2"), 1),
+        ({"truth": "true"}, ("true", "false"), 0),
+    ],
+)
+def test_what_names_its_form_is_taken_as_it_says(form: dict[str, Any], labels: tuple[str, ...], index: int) -> None:
+    [told], _ = read_feedback(orjson.dumps(item(**form)), 0)
+    assert resolve(told.truth.form, spec(*labels)) == index
+
+
+@pytest.mark.parametrize("form", [{"truth": True}, {"truth": [True]}, {"truth_index": True}, {"truths": [[False]]}])
+def test_true_is_no_class(form: dict[str, Any]) -> None:
+    [(_, refusal)] = read([Message(orjson.dumps(item(**form)))], {"m": spec("true", "false")}).refused
+    assert refusal.reason is Reason.INVALID_FIELD
+
+
+@pytest.mark.parametrize("form", [{"truth": 10**400}, {"truth": [10**30]}, {"truth_one_hot": [10**400, 0, 0]}])
+def test_whole_numbers_of_any_length_are_refused(form: dict[str, Any]) -> None:
+    value = json.dumps(item(**form)).encode()
+    inputs = read([Message(value)], {"m": THREE, "n": NUMBERS})
+    assert len(inputs.refused) == 1 or [encode(entry) for _, entry in inputs.parts]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        {"truths": ["c", "a", "b"]},
+        {"truth": ["c", "a", "b"]},
+        {"truths": [2, 0, 1]},
+        {"truth": [[2], [0], [1]]},
+        {"truth": [[0, 0, 1], [1, 0, 0], [0, 1, 0]]},
+    ],
+)
+def test_feedback_about_a_request_of_several_images_is_about_each_of_their_answers(rows: dict[str, Any]) -> None:
+    inputs = read([Message(orjson.dumps({**item(**rows), "request_id": "b1", "model": "m"}))], {"m": THREE})
+    assert inputs.refused == []
+    assert [name for name, _ in inputs.parts] == ["b1-0", "b1-1", "b1-2"]
+    assert [resolve(entry.truths[0].form, THREE) for _, entry in inputs.parts] == [2, 0, 1]
+    assert all(entry.truths[0].model == "m" for _, entry in inputs.parts)
+
+
+def test_one_row_is_about_the_request_itself() -> None:
+    [(name, entry)] = read([Message(orjson.dumps(item(truth=[[0, 1, 0]])))], {"m": THREE}).parts
+    assert (name, resolve(entry.truths[0].form, THREE)) == ("x", 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"truths": ["a", "zebra"]}, "zebra"),
+        ({"truths": ["a", "b"], "response": [0.1, 0.2, 0.7], "model": "m"}, "an item of its own"),
+        ({"truths": []}, "truths"),
+        ({"truths": ["a"], "truth": "a"}, "exactly one"),
+        ({"truths": ["a"] * 1025}, "truths"),
+    ],
+)
+def test_rows_that_cannot_be_told_apart_are_refused(fields: dict[str, Any], said: str) -> None:
+    inputs = read([Message(orjson.dumps(item(**fields)))], {"m": THREE})
+    [(_, refusal)] = inputs.refused
+    assert said in refusal.detail
+
+
+def test_a_message_has_no_more_truths_than_it_may_rows_counted() -> None:
+    inputs = read([Message(orjson.dumps([item(truths=["a"] * 1000)] * 11))], {"m": THREE})
+    assert (len(inputs.parts), len(inputs.refused)) == (10_000, 1)
+
+
+@pytest.mark.parametrize(("ahead", "taken"), [(299, True), (301, False), (73 * 365 * 86_400, False)])
+@pytest.mark.parametrize("more", [{}, {"model": "m", "response": [0.1, 0.7, 0.2]}])
+def test_feedback_of_the_future_is_refused(ahead: float, taken: bool, more: dict[str, Any]) -> None:
+    given_at = datetime.fromtimestamp(NOW + ahead, timezone.utc).isoformat()
+    inputs = read([Message(orjson.dumps({**item(truth=1, **more), "given_at": given_at}))], {"m": THREE})
+    assert len(inputs.parts) == taken
+    assert [refusal.reason for _, refusal in inputs.refused] == ([] if taken else [Reason.IN_FUTURE])
+
+
+@pytest.mark.parametrize("timestamp", [-0.001, NOW + 73 * 365 * 86_400])
+def test_a_timestamp_that_is_none_or_itself_of_the_future_is_no_measure(timestamp: float) -> None:
+    message = Message(orjson.dumps({**item(truth=1), "given_at": "2099-01-01T00:00:00Z"}))
+    message.timestamp = timestamp  # type: ignore[misc]
+    [(_, refusal)] = read([message], {"m": THREE}).refused
+    assert refusal.reason is Reason.IN_FUTURE
+
+
+def test_a_truth_waits_from_when_it_came_not_from_when_it_was_read() -> None:
+    message = Message(orjson.dumps(item(truth=1)))
+    message.timestamp = NOW - 5000  # type: ignore[misc]
+    [(_, entry)] = read([message], {"m": THREE}).parts
+    assert (entry.since, entry.due) == (NOW - 5000, NOW - 5000 + 30)
+
+
+def test_what_is_kept_of_a_truth_while_it_waits_is_short() -> None:
+    wide = spec(*(f"class-{number}" for number in range(5000)))
+    value = orjson.dumps(item(truth=[float(number == 7) for number in range(5000)]))
+    [(_, entry)] = read([Message(value)], {"m": wide}).parts
+    assert len(encode(entry)) < 1000 and resolve(entry.truths[0].form, wide) == 7
+    assert orjson.loads(entry.truths[0].letter or "")["truth_index"] == 7
