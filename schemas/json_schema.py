@@ -8,7 +8,7 @@ from schemas.base import Message
 from schemas.messages import MESSAGES, Feedback, InferenceResponse, Outcome
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-TRUTH_FORMS = ("truth_index", "truth_label", "truth_one_hot", "truth_probabilities", "truth_value", "truth")
+TRUTH_FORMS = ("truth_index", "truth_label", "truth_one_hot", "truth_probabilities", "truth_value", "truth", "truths")
 ANSWERS = ("probabilities", "value")
 
 Schema = dict[str, Any]
