@@ -203,7 +203,7 @@ def test_wrong_values_deep_inside_are_refused_by_schema_and_model(name: str, pat
 
 @pytest.mark.parametrize("count", range(len(TRUTH_FORMS) + 1))
 def test_the_schema_knows_that_feedback_has_exactly_one_form_of_truth(count: int) -> None:
-    values: dict[str, Any] = dict(zip(TRUTH_FORMS, (1, "truck", [0, 1], [0.5, 0.5], 2.5, [3]), strict=True))
+    values: dict[str, Any] = dict(zip(TRUTH_FORMS, (1, "truck", [0, 1], [0.5, 0.5], 2.5, [3], [3, 4]), strict=True))
     message = {"request_id": "truck-1", "given_at": "2026-03-02T09:30:00Z"}
     message |= {form: values[form] if index < count else None for index, form in enumerate(TRUTH_FORMS)}
     assert validator(Feedback).is_valid(message) == (count == 1)
