@@ -36,6 +36,8 @@ FIRST_REPUBLISH_SECONDS = 60.0
 """The first time: by then the former owner has learned from its group that it is none."""
 POSITION_SECONDS = 10.0
 ENTRY_VERSION = JoinEntry.model_fields["schema_version"].default
+MAX_FRESH = 50_000
+"""Requests whose records are written again then, of one partition."""
 RECLAIM_SECONDS = 1.0
 """Until one that was outbid claims again, if it is a member of the group still: time for the other to learn that it is
 none."""
@@ -60,6 +62,8 @@ class Owned:
 
     Attributes:
         left: answers that left the state when it was opened; in a fold that is not published yet.
+        fresh: requests judged since it was opened, until sums are published anew for the first time. Their records are
+            written again then: a former owner may have written an older truth, which was long on its way.
         read_until: timestamp of the newest pair that is merged, seconds since the epoch.
     """
 
@@ -67,6 +71,7 @@ class Owned:
     store: RocksStore
     claim: Claim
     left: list[tuple[str, PairHalf]] = field(default_factory=list)
+    fresh: set[str] | None = field(default_factory=set)
     era: int = 0
     publication: int = 0
     read_until: float = 0.0
@@ -327,6 +332,7 @@ class JoinStage(BatchStage):
 
     def _tend(self, upkeep: Upkeep, owned: Owned, partition: int, now: float) -> None:
         self._remember_position(owned)
+        upkeep.records.extend(self._fresh_records(owned))
         # Before anything is folded: what comes and goes within one tick is in a report as well.
         upkeep.sums.extend(self._sums(owned, partition))
         folded = owned.left + owned.join.expire(now)
@@ -385,6 +391,8 @@ class JoinStage(BatchStage):
         applied = owned.join.apply(inputs.parts)
         joined.merged[partition] = Merged(owned, inputs.parts, applied)
         joined.outcomes.update(inputs.outcomes)
+        if owned.fresh is not None and len(owned.fresh) < MAX_FRESH:
+            owned.fresh.update(one.request_id for one in applied)
         for one in applied:
             joined.refused.extend(
                 (_letter(partition, one.request_id, truth.letter, truth.offset), refusal)
@@ -412,6 +420,14 @@ class JoinStage(BatchStage):
         if time.monotonic() - owned.positioned > POSITION_SECONDS:
             owned.join.remember(owned.claim.checked)
             owned.positioned = time.monotonic()
+
+    def _fresh_records(self, owned: Owned) -> list[Record]:
+        """See `Owned.fresh`."""
+        if owned.fresh is None or time.monotonic() <= owned.republish_at:
+            return []
+        names, owned.fresh = sorted(owned.fresh), None
+        judged = [(name, half) for name in names for half in owned.join.entry(name).pairs if half.told is not None]
+        return [truth_record(name, half, self._specs) for name, half in judged]
 
     def _sums(self, owned: Owned, partition: int) -> list[Outgoing]:
         if time.monotonic() > owned.republish_at:

@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from runtime import kafka
@@ -145,3 +146,23 @@ def test_a_broker_that_is_away_is_said_quickly_with_the_remedy(unique: str) -> N
     with pytest.raises(TransientError, match="KAFKA_BOOTSTRAP_SERVERS"):
         kafka.create_topics(settings, timeout=1.0)
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.real_kafka
+def test_a_topic_that_is_made_anew_under_its_old_name_has_another_id(apache_kafka: Broker, unique: str) -> None:
+    settings = Settings(kafka_bootstrap_servers=apache_kafka.bootstrap)
+    admin, deadline = kafka.admin(settings), time.monotonic() + DEADLINE
+
+    def make() -> str:
+        while True:  # a topic's deletion goes on for a moment after it was answered
+            try:
+                admin.create_topics([NewTopic(unique, 1, 1)])[unique].result(30)
+                return kafka.topic_ids(admin, [unique])[unique]
+            except (KafkaException, TransientError):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+    first = make()
+    assert kafka.topic_ids(admin, [unique]) == {unique: first}
+    admin.delete_topics([unique])[unique].result(30)
+    assert make() != first

@@ -9,6 +9,7 @@ import pytest
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
+from agents.confusion import join_stage
 from agents.confusion.board import LIFETIME
 from agents.confusion.board_stage import BoardStage
 from agents.confusion.fold import Fold, decode_fold, encode_fold
@@ -155,3 +156,17 @@ def test_feedback_that_is_read_ahead_of_its_pair_waits_for_the_log_and_not_for_t
     [(letter, refusal)] = joined.refused
     assert letter.value == orjson.dumps(truth) and refusal.reason is Reason.ORPHAN and "id-0, id-1" in refusal.detail
     assert (tombstone.key, tombstone.value) == ("id", None)
+
+
+def test_records_that_a_former_owner_may_have_written_over_are_written_again_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(join_stage, "FIRST_REPUBLISH_SECONDS", -1)
+    joins = JoinStage({"m": SPEC}, ConfusionMetrics(CollectorRegistry()), Loader(tmp_path), LIMITS)
+    fields = {"key": b"id", "headers": (), "partition": 0, "offset": 0, "timestamp": 1.7e9}
+    answer = {"request_id": "id", "truth_index": 1, "given_at": "2023-11-14T00:00:00Z", "model": "m"}
+    told = SimpleNamespace(topic="inference.feedback", value=orjson.dumps({**answer, "response": [0.9, 0.1]}), **fields)
+    joins.compute(Batch([told], 1))
+    [record] = joins.upkeep(1, {0: True}, 0.0).records
+    assert (record.id, record.kind) == ("id", "inferences")
+    assert joins.upkeep(1, {0: True}, 0.0).records == []
