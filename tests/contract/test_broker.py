@@ -153,16 +153,27 @@ def test_a_topic_that_is_made_anew_under_its_old_name_has_another_id(apache_kafk
     settings = Settings(kafka_bootstrap_servers=apache_kafka.bootstrap)
     admin, deadline = kafka.admin(settings), time.monotonic() + DEADLINE
 
-    def make() -> str:
-        while True:  # a topic's deletion goes on for a moment after it was answered
+    def id_of(other: str = "") -> str:
+        """Once it is known that it is another one: brokers hear of creations and deletions a moment later."""
+        while True:
             try:
-                admin.create_topics([NewTopic(unique, 1, 1)])[unique].result(30)
-                return kafka.topic_ids(admin, [unique])[unique]
-            except (KafkaException, TransientError):
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+                found = kafka.topic_ids(admin, [unique])[unique]
+            except TransientError:
+                found = other
+            if found != other:
+                return found
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
-    first = make()
-    assert kafka.topic_ids(admin, [unique]) == {unique: first}
+    admin.create_topics([NewTopic(unique, 1, 1)])[unique].result(30)
+    first = id_of()
     admin.delete_topics([unique])[unique].result(30)
-    assert make() != first
+    while True:
+        try:
+            admin.create_topics([NewTopic(unique, 1, 1)])[unique].result(30)
+            break
+        except KafkaException:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    second = id_of(first)
+    assert kafka.topic_ids(admin, [unique]) == {unique: second}
