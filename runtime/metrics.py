@@ -280,6 +280,12 @@ class ConfusionMetrics(AgentMetrics):
             ["model"],
             registry=registry,
         )
+        self.surplus = Counter(
+            "modelwatch_surplus_answers",
+            "Answers that are not counted, as their request has more of them, or larger ones, than are kept",
+            ["model"],
+            registry=registry,
+        )
         self.unreadable_state = Counter(
             "modelwatch_unreadable_state",
             "Messages of the join's own topics that are none of ours, and were passed over when a partition was opened",

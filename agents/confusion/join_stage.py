@@ -3,132 +3,37 @@
 import asyncio
 import time
 import zlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
 from agents.confusion.board import LIFETIME
-from agents.confusion.entries import EMPTY, PAIRS_LANE, Entry, PairHalf, Truth
-from agents.confusion.fold import Fold, encode_fold, fold_key
+from agents.confusion.entries import PAIRS_LANE, Entry, PairHalf
+from agents.confusion.fold import encode_fold, fold_key
 from agents.confusion.inputs import InputReader, Inputs, Letter
-from agents.confusion.merging import MAX_ANSWER_BYTES, MAX_ANSWERS
-from agents.confusion.ownership import Claim
-from agents.confusion.partition import LATE_WINDOW, Applied, Limits, PartitionJoin, WindowKey
+from agents.confusion.joined import Joined, Loader, Merged, Owned, Upkeep, letter_of, log_message, orphans
+from agents.confusion.partition import LATE_WINDOW, Limits, WindowKey
 from agents.confusion.records import truth_record
-from agents.confusion.recovery import Opened
-from agents.confusion.store import RocksStore
 from runtime.batches import Batch, BatchStage
 from runtime.elasticsearch_sink import Record, RecordSink
 from runtime.errors import FatalError
 from runtime.metrics import ConfusionMetrics
 from runtime.results import DeadLetters, Outgoing, Results
-from schemas.messages import JoinEntry, PerformanceSums
+from schemas.messages import PerformanceSums
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
-from schemas.topics import FEEDBACK, JOIN_FOLDS, JOINS, PAIRS, PERFORMANCE_SUMS
+from schemas.topics import FEEDBACK, JOIN_FOLDS, PAIRS, PERFORMANCE_SUMS
 
 REPUBLISH_SECONDS = 3600.0
 """How often all sums are published anew: heals what a former owner wrote over them."""
-FIRST_REPUBLISH_SECONDS = 60.0
-"""The first time: by then the former owner has learned from its group that it is none."""
 POSITION_SECONDS = 10.0
-ENTRY_VERSION = JoinEntry.model_fields["schema_version"].default
 MAX_FRESH = 50_000
 """Requests whose records are written again then, of one partition."""
 RECLAIM_SECONDS = 1.0
 """Until one that was outbid claims again, if it is a member of the group still: time for the other to learn that it is
 none."""
-
-
-class Loader(Protocol):
-    """See `agents.confusion.recovery.JoinLoader`."""
-
-    def open(self, partition: int) -> Opened:
-        """Take a partition over."""
-
-    def look(self, partition: int, claim: Claim) -> None:
-        """See in its log whether somebody else has claimed it since."""
-
-    def is_anew(self, fold: Fold) -> bool:
-        """Whether the topics that a fold's marks are about were made anew."""
-
-
-@dataclass(slots=True)
-class Owned:
-    """A partition that is ours.
-
-    Attributes:
-        left: answers that left the state when it was opened; in a fold that is not published yet.
-        fresh: requests judged since it was opened, until sums are published anew for the first time. Their records are
-            written again then: a former owner may have written an older truth, which was long on its way.
-        read_until: timestamp of the newest pair that is merged, seconds since the epoch.
-    """
-
-    join: PartitionJoin
-    store: RocksStore
-    claim: Claim
-    left: list[tuple[str, PairHalf]] = field(default_factory=list)
-    fresh: set[str] | None = field(default_factory=set)
-    era: int = 0
-    publication: int = 0
-    read_until: float = 0.0
-    positioned: float = 0.0
-    republish_at: float = field(default_factory=lambda: time.monotonic() + FIRST_REPUBLISH_SECONDS)
-
-
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """Inputs of one partition, merged and stored.
-
-    Attributes:
-        owned: under which ownership; under another they must be merged again.
-    """
-
-    owned: Owned
-    parts: list[tuple[str, Entry]]
-    applied: list[Applied]
-
-    def entries(self) -> dict[str, Entry]:
-        """What the log must hold, by request id."""
-        return {one.request_id: one.new for one in self.applied if one.new != EMPTY}
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """A batch, merged and stored.
-
-    Attributes:
-        generation: number of the assignment under which it was read.
-        merged: by partition.
-        misplaced: feedback that is sent on to the partition of its pair: an item of a batch, or one without a key.
-    """
-
-    generation: int
-    merged: dict[int, Merged]
-    refused: list[tuple[Any, Refusal]]
-    pairs: Counter[str] = field(default_factory=Counter)
-    repeated: Counter[str] = field(default_factory=Counter)
-    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    misplaced: list[Outgoing] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Upkeep:
-    """What the clock brought: records, sums and folds to write, and truths whose pair should be looked for.
-
-    Attributes:
-        progress: how far the pairs of a partition are read, seconds since the epoch.
-    """
-
-    generation: int
-    records: list[Record] = field(default_factory=list)
-    sums: list[Outgoing] = field(default_factory=list)
-    folds: list[Outgoing] = field(default_factory=list)
-    waiting: dict[int, list[tuple[str, Entry]]] = field(default_factory=dict)
-    progress: dict[int, float] = field(default_factory=dict)
 
 
 class JoinStage(BatchStage):
@@ -245,7 +150,7 @@ class JoinStage(BatchStage):
         while True:
             await self._results.publish(
                 [
-                    _log_message(partition, name, entry, merged.owned.claim)
+                    log_message(partition, name, entry, merged.owned.claim)
                     for partition, merged in pending.items()
                     for name, entry in merged.entries().items()
                 ]
@@ -273,8 +178,7 @@ class JoinStage(BatchStage):
         if not self._enter(joined.generation):
             return {}
         for partition, one in pending.items():
-            owned = self._own(partition)
-            joined.merged[partition] = Merged(owned, one.parts, owned.join.apply(one.parts))
+            joined.merged[partition] = self._merge(partition, one.parts)
         return {partition: joined.merged[partition] for partition in pending}
 
     def _holds(self, partition: int, owned: Owned, look: bool = False) -> bool:
@@ -359,8 +263,8 @@ class JoinStage(BatchStage):
             owned, names = self._own(partition), {name for name, _ in late.parts}
             still = [(name, owned.join.entry(name) if name in names else entry) for name, entry in waiting]
             for name, entry, truths in owned.join.give_up(still, upkeep.progress[partition]):
-                dropped.append(_log_message(partition, name, entry, owned.claim))
-                joined.refused.extend(_orphans(partition, name, truths))
+                dropped.append(log_message(partition, name, entry, owned.claim))
+                joined.refused.extend(orphans(partition, name, truths))
                 joined.outcomes["", "orphan"] += len(truths)
         return joined, dropped
 
@@ -386,19 +290,22 @@ class JoinStage(BatchStage):
             self._owned[partition] = Owned(opened.join, opened.store, opened.claim, opened.left)
         return self._owned[partition]
 
-    def _apply(self, joined: Joined, partition: int, inputs: Inputs, outcome: str | None = None) -> None:
+    def _merge(self, partition: int, parts: list[tuple[str, Entry]]) -> Merged:
         owned = self._own(partition)
-        applied = owned.join.apply(inputs.parts)
-        joined.merged[partition] = Merged(owned, inputs.parts, applied)
-        joined.outcomes.update(inputs.outcomes)
+        applied = owned.join.apply(parts)
         if owned.fresh is not None and len(owned.fresh) < MAX_FRESH:
             owned.fresh.update(one.request_id for one in applied)
-        for one in applied:
+        return Merged(owned, parts, applied)
+
+    def _apply(self, joined: Joined, partition: int, inputs: Inputs, outcome: str | None = None) -> None:
+        joined.merged[partition] = merged = self._merge(partition, inputs.parts)
+        joined.outcomes.update(inputs.outcomes)
+        for one in merged.applied:
             joined.refused.extend(
-                (_letter(partition, one.request_id, truth.letter, truth.offset), refusal)
+                (letter_of(partition, one.request_id, truth.letter, truth.offset), refusal)
                 for truth, refusal in one.refused
             )
-            joined.refused.extend(_surplus(partition, one))
+            joined.surplus.update(half.model for half in one.merge.surplus)
             joined.repeated.update(one.merge.repeated)
             found = one.outcomes()
             joined.outcomes.update(found if outcome is None else {(model, outcome): 1 for model, _ in found})
@@ -464,6 +371,8 @@ class JoinStage(BatchStage):
             metrics.joined_pairs.labels(model).inc(count)
         for model, count in joined.repeated.items():
             metrics.repeated.labels(model).inc(count)
+        for model, count in joined.surplus.items():
+            metrics.surplus.labels(model).inc(count)
         for (model, outcome), count in joined.outcomes.items():
             metrics.feedback.labels(model, outcome).inc(count)
         for merged in joined.merged.values():
@@ -471,39 +380,3 @@ class JoinStage(BatchStage):
                 for half in one.judged():
                     given_at = half.told.given_at if half.told is not None else half.time
                     metrics.feedback_delay.labels(half.model).observe(max(0.0, given_at - half.time))
-
-
-def _log_message(partition: int, request_id: str, entry: Entry, claim: Claim) -> Outgoing:
-    """The entry as it is now; nothing, if nothing is known any more."""
-    document = {"schema_version": ENTRY_VERSION, "request_id": request_id, **orjson.loads(orjson.dumps(entry))}
-    value = None if entry == EMPTY else orjson.dumps(document)
-    return Outgoing(JOINS.name, request_id, value, [], partition, delivered=claim.delivered)
-
-
-def _letter(partition: int, request_id: str, letter: str | None, offset: int) -> Letter:
-    return Letter(request_id.encode(), (letter or "").encode(), FEEDBACK.name, partition, offset)
-
-
-def _orphans(partition: int, request_id: str, truths: Iterable[Truth]) -> list[tuple[Letter, Refusal]]:
-    waited = (
-        f"no pair with request id {request_id!r} came, and no record has it; answers to a request of several images "
-        f"have the ids {request_id}-0, {request_id}-1, …: give their truths as `truths`, one a row"
-    )
-    return [
-        (_letter(partition, request_id, truth.letter, truth.offset), Refusal(Reason.ORPHAN, waited)) for truth in truths
-    ]
-
-
-def _surplus(partition: int, applied: Applied) -> list[tuple[Letter, Refusal]]:
-    """Answers beyond what one request may have."""
-    return [
-        (
-            Letter(applied.request_id.encode(), orjson.dumps(half), PAIRS.name, partition, half.offset),
-            Refusal(
-                Reason.OUT_OF_RANGE,
-                f"request {applied.request_id!r} has more than {MAX_ANSWERS} answers, or more than {MAX_ANSWER_BYTES} "
-                f"bytes of them; that of {half.model} {half.version} is not counted",
-            ),
-        )
-        for half in applied.merge.surplus
-    ]

@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry
 from agents.confusion.board_stage import BoardStage
 from agents.confusion.entries import Entry
 from agents.confusion.gauges import PerformanceGauges
-from agents.confusion.join_stage import JoinStage, Upkeep
+from agents.confusion.join_stage import JoinStage
+from agents.confusion.joined import Upkeep
 from agents.confusion.late import find_records, late_part
 from agents.confusion.partition import Limits
 from agents.confusion.recovery import JoinLoader

@@ -9,7 +9,7 @@ import pytest
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
-from agents.confusion import join_stage
+from agents.confusion import joined
 from agents.confusion.board import LIFETIME
 from agents.confusion.board_stage import BoardStage
 from agents.confusion.fold import Fold, decode_fold, encode_fold
@@ -150,10 +150,10 @@ def test_feedback_that_is_read_ahead_of_its_pair_waits_for_the_log_and_not_for_t
     joins.compute(Batch([unreadable], 1))
     behind = joins.upkeep(1, {0: False}, now)
     assert list(behind.waiting) == [0] and behind.progress == {0: came + 5}
-    joined, dropped = joins.settle({}, behind)
-    assert joined.refused == [] and dropped == [], "it waits until its pair could have been read"
-    joined, [tombstone] = joins.settle({}, joins.upkeep(1, {0: True}, now))
-    [(letter, refusal)] = joined.refused
+    found, dropped = joins.settle({}, behind)
+    assert found.refused == [] and dropped == [], "it waits until its pair could have been read"
+    found, [tombstone] = joins.settle({}, joins.upkeep(1, {0: True}, now))
+    [(letter, refusal)] = found.refused
     assert letter.value == orjson.dumps(truth) and refusal.reason is Reason.ORPHAN and "id-0, id-1" in refusal.detail
     assert (tombstone.key, tombstone.value) == ("id", None)
 
@@ -161,7 +161,7 @@ def test_feedback_that_is_read_ahead_of_its_pair_waits_for_the_log_and_not_for_t
 def test_records_that_a_former_owner_may_have_written_over_are_written_again_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(join_stage, "FIRST_REPUBLISH_SECONDS", -1)
+    monkeypatch.setattr(joined, "FIRST_REPUBLISH_SECONDS", -1)
     joins = JoinStage({"m": SPEC}, ConfusionMetrics(CollectorRegistry()), Loader(tmp_path), LIMITS)
     fields = {"key": b"id", "headers": (), "partition": 0, "offset": 0, "timestamp": 1.7e9}
     answer = {"request_id": "id", "truth_index": 1, "given_at": "2023-11-14T00:00:00Z", "model": "m"}
