@@ -312,6 +312,14 @@ class ConfusionMetrics(AgentMetrics):
         self.join_state = Gauge(
             "modelwatch_join_state_bytes", "Disk that the join's state of this instance takes", registry=registry
         )
+        self.sums_left_out = Counter(
+            "modelwatch_sums_left_out",
+            "Sums of partitions that no figure rests on, by reason (unreadable: a dead letter; unknown_model, "
+            "in_future, stale: of a former owner of the partition; old_version: of more versions than are kept; "
+            "other_classes: than the model has now)",
+            ["reason"],
+            registry=registry,
+        )
         self.performance = {
             name: Gauge(f"modelwatch_{name}", text, ["model", "version", "window", *more], registry=registry)
             for name, (text, *more) in PERFORMANCE_GAUGES.items()

@@ -24,6 +24,9 @@ GAPLESS = {
     "message.timeout.ms": 0,
     # librdkafka 2.16 warns that the guarantee is experimental, each time.
     "log_level": 3,
+    # Sums and folds of models with many classes; every reader takes gzip, also one of an earlier version.
+    "compression.type": "gzip",
+    "compression.level": 1,
 }
 CLOSE_SECONDS = 2.0
 MAX_LETTER_BYTES = DEAD_LETTERS.max_message_bytes - (64 << 10)

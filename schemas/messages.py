@@ -297,6 +297,14 @@ class ValueFigures(Contract):
     mae: Error | None = None
 
 
+class Mistake(Contract):
+    """How often one class was answered where another was true."""
+
+    truth: int = Field(ge=0, description="Index of the class")
+    predicted: int = Field(ge=0)
+    count: int = Field(ge=0)
+
+
 class PerformanceReport(Message):
     """How right a model was over one window of joined pairs and feedback.
 
@@ -314,12 +322,21 @@ class PerformanceReport(Message):
     size: int = Field(ge=0, description="Pairs of the window, labelled or not")
     labelled: int = Field(0, ge=0, description="Those of them that have a label")
     confusion: Matrix = Field(
-        (), description="Counts; rows are the truth, columns the prediction; empty for a regression model"
+        (),
+        description="Counts; rows are the truth, columns the prediction; empty for a regression model, and for a "
+        "classifier of more than 100 classes",
     )
+    mistakes: tuple[Mistake, ...] = Field(
+        (), description="Of a classifier of more than 100 classes: its most frequent mistakes, at most 1,000 kinds"
+    )
+    mistakes_left_out: int = Field(0, ge=0, description="Wrong answers that `mistakes` leaves out")
     accuracy: Probability | None = None
     by_class: dict[str, ClassFigures] = Field(
-        default_factory=dict, description="Classes that were the truth or the answer of any labelled pair"
+        default_factory=dict,
+        description="Classes that were the truth or the answer of any labelled pair; at most 100, those with the most "
+        "wrong answers",
     )
+    classes_left_out: int = Field(0, ge=0, description="Such classes that `by_class` leaves out; averages have them")
     by_value: dict[str, ValueFigures] = Field(
         default_factory=dict,
         description="By value of the attribute that `breakdown` of model.yaml names; `other`: unlisted; `none`: absent",
@@ -453,7 +470,10 @@ class PerformanceSums(Message):
     partition: int = Field(ge=0)
     epoch: int = Field(ge=0, description="Of the partition's owner, as in `JoinFold`")
     progress: int = Field(ge=0, description="Number of the publication under this owner")
-    sums: dict[str, int]
+    closed: int = Field(
+        -1, ge=-1, description="With the lifetime: the highest window of which a pair has left the state; -1: of none"
+    )
+    sums: dict[str, int] = Field(description="Empty: the window has lost its pairs")
 
 
 class ExplanationRequest(Message):

@@ -12,6 +12,9 @@ Task = Literal["classification", "regression"]
 OTHER_VALUE, NO_VALUE = "other", "none"
 """In a breakdown: an attribute's value that the spec does not list; a request without the attribute."""
 
+MAX_CLASSES = 5000
+"""Reports, sums and folds of a model have terms by class, and must fit into messages."""
+
 
 class InputSpec(Contract):
     """What the model accepts. Callers send `uint8` (0..255) or floating point already in 0..1; the worker scales."""
@@ -165,8 +168,9 @@ class ModelSpec(Contract):
     description: str = ""
     task: Task = "classification"
     input: InputSpec
-    labels: tuple[str, ...] = Field(
-        min_length=1, description="One an output: the classes; or, for regression, the number's name and unit"
+    labels: tuple[Annotated[str, Field(max_length=256)], ...] = Field(
+        min_length=1,
+        description="One an output: the classes, at most 5,000; or, for regression, the number's name and unit",
     )
     weights: WeightsSpec
     batch_sizes: tuple[int, ...] = Field(
@@ -187,6 +191,11 @@ class ModelSpec(Contract):
             raise ValueError(f"batch_sizes must ascend and be positive; got {self.batch_sizes}")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must be distinct")
+        if len(self.labels) > MAX_CLASSES:
+            raise ValueError(
+                f"{len(self.labels)} labels; a model has at most {MAX_CLASSES} classes here: its reports and sums must "
+                "fit into messages. Group rare classes, or split the model"
+            )
         return self
 
     @model_validator(mode="after")
@@ -210,6 +219,11 @@ class ModelSpec(Contract):
     def classes(self) -> tuple[str, ...]:
         """Labels of a classifier's classes, in order; none of a regression model."""
         return self.labels if self.task == "classification" else ()
+
+    @property
+    def temperature(self) -> float:
+        """Of the calibration; 1 changes nothing."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
 
     @property
     def is_explainable(self) -> bool:

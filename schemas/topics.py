@@ -130,11 +130,12 @@ JOIN_FOLDS = Topic(
     JoinFold,
     True,
     -1,
+    MAX_MESSAGE_BYTES,
     compacted=True,
 )
 PERFORMANCE_SUMS = Topic(
     "monitoring.performance-sums",
-    "model/version/window/partition/instance",
+    "model/version/window/partition",
     "confusion agent, first stage",
     "Each partition's part of the windows; all of one model on one partition. No value: nothing is left of the window",
     PerformanceSums,

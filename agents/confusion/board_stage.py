@@ -1,50 +1,81 @@
 """The second stage's wiring: sums of all partitions in, gauges and a report a window out. One instance owns a model."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
 from faust.types import TP
 
-from agents.confusion.board import LIFETIME, Board
-from agents.confusion.figures import figures, fits
+from agents.confusion.board import Board
+from agents.confusion.counts import fits
+from agents.confusion.figures import figures
 from agents.confusion.fold import Group
 from agents.confusion.gauges import PerformanceGauges
 from agents.confusion.records import report_record
 from agents.confusion.settings import ConfusionSettings
-from agents.confusion.sums import Sums
+from agents.confusion.told_sums import LIFETIME, ToldSums, Unreadable, key_of, partition_of, read_sums
+from agents.confusion.versions import KEPT_VERSIONS
 from runtime.batches import Batch
 from runtime.elasticsearch_sink import RecordSink
-from runtime.results import Outgoing, Results
+from runtime.logging import get_logger
+from runtime.metrics import ConfusionMetrics
+from runtime.results import DeadLetters, Outgoing, Results
 from schemas.base import utc_now
 from schemas.headers import event_headers, rfc3339
-from schemas.messages import PerformanceReport, PerformanceSums
+from schemas.messages import PerformanceReport
 from schemas.model_spec import ModelSpec
-from schemas.topics import PERFORMANCE
+from schemas.refusal import Refusal
+from schemas.topics import PERFORMANCE, PERFORMANCE_SUMS
+
+log = get_logger(__name__)
 
 SOURCE = "/modelwatch/confusion"
 REPORT_TYPE = "modelwatch.monitoring.performance.v1"
+MAX_SAID = 1000
+"""Different lines of the log about what is left out."""
 
 
 class BoardStage:
     """Keeps the models of the partitions of sums that this instance reads, always from their beginning.
 
     Nothing is ever committed: the topic is compacted to the latest sums, which are all of the state.
+
+    Args:
+        clock: seconds since the epoch.
+
+    Attributes:
+        partitions: of the topic of sums.
     """
 
-    def __init__(self, specs: Mapping[str, ModelSpec], gauges: PerformanceGauges, settings: ConfusionSettings) -> None:
+    def __init__(
+        self,
+        specs: Mapping[str, ModelSpec],
+        metrics: ConfusionMetrics,
+        settings: ConfusionSettings,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._specs = dict(specs)
-        self._gauges = gauges
+        self._present = {(spec.name, spec.version) for spec in specs.values()}
+        self._left_out = metrics.sums_left_out
+        self._gauges = PerformanceGauges(metrics)
         self._settings = settings
+        self._clock = clock
         self._generation = -1
         self._board = self._new_board()
         self._read: dict[TP, int] = {}
+        self._unreadable = Unreadable()
+        self._refused: list[tuple[Any, Refusal]] = []
+        self._gone: list[Outgoing] = []
+        self._said: dict[str, None] = {}
+        self.partitions = 1
         self._results: Results
+        self._letters: DeadLetters
         self._sink: RecordSink
 
-    def connect(self, results: Results, sink: RecordSink) -> None:
+    def connect(self, results: Results, letters: DeadLetters, sink: RecordSink) -> None:
         """Where results go."""
-        self._results, self._sink = results, sink
+        self._results, self._letters, self._sink = results, letters, sink
 
     def compute(self, batch: Batch) -> None:
         """Put the sums on the board."""
@@ -52,7 +83,12 @@ class BoardStage:
             return
         for message in batch.messages:
             self._read[message.tp] = message.offset + 1
-            self._take(message)
+            self._unreadable.replaced(message)
+            try:
+                self._take(read_sums(message, self.partitions))
+            except Refusal as refusal:
+                if not self._unreadable.put(message, refusal):
+                    self._leave_out("unreadable", f"{message.topic} {message.partition} {message.offset}: {refusal}")
 
     async def deliver(self, result: None) -> None:
         """Nothing: what is on the board is reported by the clock."""
@@ -69,21 +105,40 @@ class BoardStage:
         """
         if not self._enter(generation) or any(end is None or self._read.get(tp, 0) < end for tp, end in ends.items()):
             return []
-        changed = {place for place in self._board.take_changed() if self._is_known(*place)}
+        self._refused = self._unreadable.take()
+        self._left_out.labels("unreadable").inc(len(self._refused))
+        self._drop_versions()
+        changed = self._board.take_changed()
+        known = {place for place in sorted(changed) if self._is_known(*place)}
         for group in {group for group, _ in changed}:
             self._show(group)
-        made = [self._report(group, window) for group, window in sorted(changed) if window != LIFETIME]
-        return [report for report in made if report.size]
+        self._gone = [*self._removals()]
+        return [self._report(group, window) for group, window in sorted(known) if window != LIFETIME]
 
     async def publish(self, reports: list[PerformanceReport]) -> None:
-        """Records, then messages."""
+        """Records, then messages; and letters for what could not be read, which is then taken from the topic."""
+        refused, self._refused = self._refused, []
+        gone, self._gone = self._gone, []
+        await self._letters.send(refused)
+        await self._results.publish(gone)
         await self._sink.write([report_record(report) for report in reports])
         await self._results.publish([_message(report) for report in reports])
+
+    def _removals(self) -> Iterator[Outgoing]:
+        """For what need not stay on the topic: what could not be read, and windows that are too old."""
+        for message, _ in self._refused:
+            if message.key:
+                yield Outgoing(PERFORMANCE_SUMS.name, message.key, None, [], message.partition)
+        outdated, self._board.outdated = self._board.outdated, []
+        for (model, version), window, partition in outdated:
+            key, target = key_of(model, version, window, partition), partition_of(model, self.partitions)
+            yield Outgoing(PERFORMANCE_SUMS.name, key, None, [], target)
 
     def _enter(self, generation: int) -> bool:
         """A new assignment begins with an empty board; False if the assignment is over."""
         if generation > self._generation:
             self._generation, self._board, self._read = generation, self._new_board(), {}
+            self._unreadable = Unreadable()
             self._gauges.clear()
         return generation == self._generation
 
@@ -96,28 +151,55 @@ class BoardStage:
             max_windows=int(2 * settings.join_keep_seconds / settings.performance_window_seconds) + 10,
         )
 
-    def _take(self, message: Any) -> None:
-        model, version, window, partition = message.key.decode().rsplit("/", 3)
-        if message.value is None:
-            self._board.forget((model, version), int(window), int(partition))
+    def _take(self, told: ToldSums | None) -> None:
+        if told is None:
             return
-        told = PerformanceSums.model_validate_json(message.value)
-        progress = (told.epoch, told.progress)
-        self._board.place((model, version), int(window), int(partition), progress, Sums(told.sums))
+        latest = (self._clock() + self._settings.max_ahead_seconds) / self._settings.performance_window_seconds
+        if told.model not in self._specs:
+            self._leave_out("unknown_model", told.model)
+        elif told.window > latest:
+            self._leave_out("in_future", f"{told.model}/{told.version}, window {told.window}")
+        elif not self._board.place(told):
+            self._leave_out("stale", f"partition {told.partition}, epoch {told.epoch}")
+        if len(self._board) > 2 * KEPT_VERSIONS * len(self._specs):
+            self._drop_versions()
+
+    def _drop_versions(self) -> None:
+        for group in self._board.drop_versions(self._present):
+            self._gauges.remove(group)
+            self._leave_out("old_version", "/".join(group))
+
+    def _leave_out(self, reason: str, what: str) -> None:
+        """Count it; and say it once."""
+        self._left_out.labels(reason).inc()
+        line = f"{reason}: {what}"
+        if line not in self._said and len(self._said) < MAX_SAID:
+            self._said[line] = None
+            log.warning("sums_left_out", reason=reason, what=what[:200])
 
     def _is_known(self, group: Group, window: int) -> bool:
         """Of a version with other classes than the present one nothing is said any more."""
-        spec = self._specs.get(group[0])
-        return spec is not None and fits(self._board.sums(group, window), spec.classes)
+        known = fits(self._board.sums(group, window), self._specs[group[0]].classes)
+        if not known:
+            self._leave_out("other_classes", "/".join(group))
+        return known
 
     def _show(self, group: Group) -> None:
-        classes, values = self._specs[group[0]].classes, self._specs[group[0]].breakdown_values
-        for name, sums in (("rolling", self._board.rolling(group)), ("lifetime", self._board.sums(group, LIFETIME))):
-            if fits(sums, classes):
-                self._gauges.show(group, name, figures(sums, classes), classes, values)
-        latest = self._board.latest(group)
-        if fits(latest, classes):
-            self._gauges.show_latest(group, figures(latest, classes))
+        spec, board = self._specs[group[0]], self._board
+        shown = {
+            "rolling": board.rolling(group),
+            "lifetime": board.sums(group, LIFETIME),
+            "latest": board.latest(group),
+        }
+        for name, sums in shown.items():
+            if not sums or not fits(sums, spec.classes):
+                self._gauges.remove(group, name)
+                continue
+            found = figures(sums, spec.classes, spec.temperature)
+            if name == "latest":
+                self._gauges.show_latest(group, found)
+            else:
+                self._gauges.show(group, name, found, spec.classes, spec.breakdown_values)
 
     def _report(self, group: Group, window: int) -> PerformanceReport:
         (model, version), seconds = group, self._settings.performance_window_seconds
@@ -129,7 +211,7 @@ class BoardStage:
             begin=datetime.fromtimestamp(window * seconds, timezone.utc),
             end=datetime.fromtimestamp((window + 1) * seconds, timezone.utc),
             reported_at=utc_now(),
-            **figures(sums, self._specs[model].classes),
+            **figures(sums, self._specs[model].classes, self._specs[model].temperature),
         )
 
 

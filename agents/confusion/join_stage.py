@@ -2,29 +2,32 @@
 
 import asyncio
 import time
-import zlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import orjson
 
-from agents.confusion.board import LIFETIME
 from agents.confusion.entries import PAIRS_LANE, Entry, PairHalf
 from agents.confusion.fold import encode_fold, fold_key
 from agents.confusion.inputs import InputReader, Inputs, Letter
 from agents.confusion.joined import Joined, Loader, Merged, Owned, Upkeep, letter_of, log_message, orphans
 from agents.confusion.partition import LATE_WINDOW, Limits, WindowKey
 from agents.confusion.records import truth_record
+from agents.confusion.sums import Sums, bounded
+from agents.confusion.told_sums import LIFETIME, key_of, partition_of
 from runtime.batches import Batch, BatchStage
 from runtime.elasticsearch_sink import Record, RecordSink
 from runtime.errors import FatalError
+from runtime.logging import get_logger
 from runtime.metrics import ConfusionMetrics
 from runtime.results import DeadLetters, Outgoing, Results
 from schemas.messages import PerformanceSums
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
 from schemas.topics import FEEDBACK, JOIN_FOLDS, PAIRS, PERFORMANCE_SUMS
+
+log = get_logger(__name__)
 
 REPUBLISH_SECONDS = 3600.0
 """How often all sums are published anew: heals what a former owner wrote over them."""
@@ -247,6 +250,9 @@ class JoinStage(BatchStage):
             fold = owned.join.fold
             owned.left, owned.era = [], owned.join.fold.era
             upkeep.folds.append(Outgoing(JOIN_FOLDS.name, fold_key(fold), encode_fold(fold), [], partition))
+        for group in owned.join.take_dropped():
+            self._metrics.sums_left_out.labels("old_version").inc()
+            log.warning("sums_left_out", reason="old_version", what="/".join(group), partition=partition)
 
     def settle(self, found: Mapping[int, list[tuple[str, Entry]]], upkeep: Upkeep) -> tuple[Joined, list[Outgoing]]:
         """Merge the pairs that were found among the records; what has waited too long for its pair is given up.
@@ -351,7 +357,9 @@ class JoinStage(BatchStage):
     def _sums_message(self, owned: Owned, partition: int, key: WindowKey) -> Outgoing:
         model, version, window = key
         join = owned.join
-        sums = join.totals[model, version] if window == LIFETIME else join.windows.get(key)
+        is_lifetime = window == LIFETIME
+        sums = bounded(join.totals[model, version] if is_lifetime else join.windows.get(key) or Sums())
+        left = not sums and (is_lifetime or not join.is_open(key))
         value = PerformanceSums(
             model=model,
             version=version,
@@ -359,11 +367,11 @@ class JoinStage(BatchStage):
             partition=partition,
             epoch=join.fold.epoch,
             progress=owned.publication,
-            sums=sums or {},
+            closed=join.fold.closed.get((model, version), -1) if is_lifetime else -1,
+            sums=sums,
         )
-        target = zlib.crc32(model.encode()) % self.sums_partitions
-        name = f"{model}/{version}/{window}/{partition}"
-        return Outgoing(PERFORMANCE_SUMS.name, name, value.model_dump_json().encode() if sums else None, [], target)
+        target, name = partition_of(model, self.sums_partitions), key_of(model, version, window, partition)
+        return Outgoing(PERFORMANCE_SUMS.name, name, None if left else value.model_dump_json().encode(), [], target)
 
     def _count(self, joined: Joined) -> None:
         metrics = self._metrics

@@ -8,8 +8,9 @@ from agents.confusion.entries import EMPTY, FEEDBACK_LANE, PAIRS_LANE, Entry, Pa
 from agents.confusion.fold import Fold, Group, encode_fold
 from agents.confusion.merging import Merge, departed, given_up, leave, merge, pending
 from agents.confusion.store import Changes, Store
-from agents.confusion.sums import Sums, add, contribution
+from agents.confusion.sums import Sums, add, contribution, lasting
 from agents.confusion.truth import MAX_ITEMS
+from agents.confusion.versions import surplus
 from schemas.clock import MAX_AHEAD_SECONDS
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Refusal
@@ -21,6 +22,8 @@ FOLD, POSITION = b"f", b"p"
 LATE_WINDOW = -1
 """Corrections of pairs that the lifetime has counted already; part of no window."""
 PAGE = 5000
+MAX_FOLD_BYTES = 8 << 20
+"""Above it, sums of the versions that answered longest ago leave the fold."""
 
 WindowKey = tuple[str, str, int]
 
@@ -106,6 +109,7 @@ class PartitionJoin:
         self.entries = 0
         self._pairs = 0
         self.changed: set[WindowKey] = set()
+        self._dropped: list[Group] = []
         for group, sums in fold.sums.items():
             add(self.totals[group], sums)
         for _, value in self._scan(ENTRY):
@@ -147,6 +151,8 @@ class PartitionJoin:
         pairs = []
         for came in part.pairs:
             half = replace(came, era=self.fold.era)
+            if half.counted is not None and half.identity not in self.fold.sums:
+                continue  # the version is no longer kept, and what counted the pair is gone
             if not self.fold.has(half):
                 pairs.append(half)
             elif half.lane == FEEDBACK_LANE and half.counted is None:
@@ -185,7 +191,7 @@ class PartitionJoin:
             changes.delete({key})
             self.fold.marks[place[0]] = max(self.fold.marks[place[0]], place[1])
         if changes.deletes:
-            changes.puts[FOLD] = encode_fold(self.fold)
+            changes.puts[FOLD] = self._bounded_fold()
             self._store.write(changes)
         return folded
 
@@ -258,6 +264,10 @@ class PartitionJoin:
         """The store has all of the log before this offset."""
         self._store.write(Changes({POSITION: str(position).encode()}))
 
+    def is_open(self, key: WindowKey) -> bool:
+        """Whether a window's sums may be told; those of one that is closed would be too small."""
+        return not self._is_closed(key)
+
     def every_window(self) -> set[WindowKey]:
         """All sums that may be published."""
         lifetimes = {(*group, LATE_WINDOW) for group in self.totals}
@@ -267,6 +277,11 @@ class PartitionJoin:
         """Windows whose sums changed since the last call. Those that are gone are empty now."""
         changed, self.changed = self.changed, set()
         return changed
+
+    def take_dropped(self) -> list[Group]:
+        """Model versions of which nothing is counted any more, since the last call."""
+        dropped, self._dropped = self._dropped, []
+        return dropped
 
     def _old_pairs(self, now: float) -> list[tuple[bytes, str]]:
         # Truths that wait do not count: where feedback is read ahead of its pairs, they would push out pairs of windows
@@ -322,7 +337,7 @@ class PartitionJoin:
     def _count(self, pairs: Iterable[PairHalf], sign: int) -> None:
         for half in pairs:
             sums = contribution(half, self._temperatures)
-            add(self.totals[half.identity], sums, sign)
+            add(self.totals[half.identity], lasting(sums), sign)
             self._add_to_window(half, sums, sign)
 
     def _add_to_window(self, half: PairHalf, sums: Sums, sign: int) -> None:
@@ -339,7 +354,24 @@ class PartitionJoin:
         number = self.window_of(half)[2]
         self.fold.closed[group] = max(self.fold.closed.get(group, LATE_WINDOW), number)
         self._add_to_window(half, sums, -1)
-        add(self.fold.sums.setdefault(group, Sums()), sums)
+        add(self.fold.sums.setdefault(group, Sums()), lasting(sums))
+
+    def _bounded_fold(self) -> bytes:
+        """The fold, without the versions that answered longest ago where there are more than are kept."""
+        kept = {key[:2] for key in self.windows} | {(spec.name, spec.version) for spec in self._specs.values()}
+        for group in surplus({group: self.fold.closed.get(group, LATE_WINDOW) for group in self.fold.sums}, kept):
+            self._drop(group)
+        encoded = encode_fold(self.fold)
+        while len(encoded) > MAX_FOLD_BYTES and (old := self.fold.sums.keys() - kept):
+            self._drop(min(old, key=lambda group: (self.fold.closed.get(group, LATE_WINDOW), group)))
+            encoded = encode_fold(self.fold)
+        return encoded
+
+    def _drop(self, group: Group) -> None:
+        for held in (self.fold.sums, self.fold.closed, self.totals):
+            held.pop(group, None)
+        self._dropped.append(group)
+        self.changed.add((*group, LATE_WINDOW))
 
     def _is_closed(self, key: WindowKey) -> bool:
         """Whether pairs of a window may have been folded: its sums would be too small."""

@@ -46,8 +46,10 @@ def report_record(report: PerformanceReport) -> Record:
     """A window's report; classes as a list, since their labels are no field names."""
     moment = report.begin or report.reported_at
     fields = report.model_dump(
-        mode="json", exclude_none=True, exclude={"confusion", "by_class", "by_value", "first", "last"}
+        mode="json", exclude_none=True, exclude={"confusion", "mistakes", "by_class", "by_value", "first", "last"}
     )
+    # Only models of many classes leave something out; an index that was made before these fields takes the others.
+    fields = {name: value for name, value in fields.items() if value or not name.endswith("_left_out")}
     by_class = [
         {"label": label, **figures.model_dump(mode="json", exclude_none=True)}
         for label, figures in sorted(report.by_class.items())
@@ -61,7 +63,7 @@ def report_record(report: PerformanceReport) -> Record:
         for truth, row in enumerate(report.confusion)
         for predicted, count in enumerate(row)
         if count
-    ]
+    ] + [mistake.model_dump() for mistake in report.mistakes]
     document = {
         "@timestamp": moment.isoformat(),
         **fields,

@@ -8,7 +8,6 @@ from prometheus_client import CollectorRegistry
 
 from agents.confusion.board_stage import BoardStage
 from agents.confusion.entries import Entry
-from agents.confusion.gauges import PerformanceGauges
 from agents.confusion.join_stage import JoinStage
 from agents.confusion.joined import Upkeep
 from agents.confusion.late import find_records, late_part
@@ -48,9 +47,10 @@ class ConfusionAgent:
             return None if context.app.rebalancing else int(context.app.consumer_generation_id)
 
         self._joins.connect(context.results, context.letters, sink, joining.in_thread, assignment)
-        self._board.connect(context.results, sink)
+        self._board.connect(context.results, context.letters, sink)
         found = kafka.cluster_topics(self._settings)
         self._joins.sums_partitions, self._joins.partitions = found[PERFORMANCE_SUMS.name], found[FEEDBACK.name]
+        self._board.partitions = found[PERFORMANCE_SUMS.name]
 
         async def keep_up() -> None:
             consumer, generation = context.app.consumer, assignment()
@@ -126,6 +126,6 @@ def run(settings: ConfusionSettings) -> None:
     def build() -> ConfusionAgent:
         loader = JoinLoader(settings, specs, limits, settings.state_folder / settings.instance, count)
         joins = JoinStage(specs, metrics, loader, limits, settings.default_model)
-        return ConfusionAgent(joins, BoardStage(specs, PerformanceGauges(metrics), settings), specs, settings)
+        return ConfusionAgent(joins, BoardStage(specs, metrics, settings), specs, settings)
 
     AgentProcess(NAME, settings, settings.confusion_group, metrics, build).run()

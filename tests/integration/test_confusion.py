@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
+from agents.confusion.told_sums import partition_of
 from agents.outliers.records import document_of, index_of
 from agents.pairs import ReadPair
 from runtime import kafka
@@ -17,7 +18,7 @@ from runtime.embedded import EmbeddedServers
 from runtime.record_indices import setup_record_store
 from runtime.settings import Settings
 from schemas.pairs import read_pair
-from schemas.topics import DEAD_LETTERS, FEEDBACK, PAIRS
+from schemas.topics import DEAD_LETTERS, FEEDBACK, PAIRS, PERFORMANCE_SUMS
 from tests.faults.agents import Store, make_models, wait_for
 from tests.faults.pair_feed import LABELS, PairFeed
 from tests.integration.workers import WorkerProcess
@@ -130,6 +131,34 @@ def test_bad_feedback_is_in_the_dead_letters_with_its_reason_and_counts_stay(
     }
     assert letters == BAD
     assert shown(agent, "confusion") == 0
+
+
+def unreadable(agent: WorkerProcess) -> float:
+    return agent.metric("modelwatch_sums_left_out_total", reason="unreadable")
+
+
+POISON = [
+    (f"{MODEL}/1/9/0", b"\xff"),
+    ("a/b/c/d/e", b"{}"),
+    ("no window", b"[" * 10_000),
+    (f"{MODEL}/1/-7/0", b'{"model": "%s"}' % MODEL.encode()),
+]
+
+
+def test_poison_among_the_sums_is_in_the_dead_letters_and_gone_from_the_topic(
+    agent: WorkerProcess, settings: Settings
+) -> None:
+    target = partition_of(MODEL, kafka.cluster_topics(settings)[PERFORMANCE_SUMS.name])
+    for key, value in [*POISON, ("nothing, where nothing was", None)]:
+        send(settings, PERFORMANCE_SUMS.name, [value], key=key, partition=target)
+    wait_for(lambda: unreadable(agent) == len(POISON), 30, lambda: f"{unreadable(agent)} unreadable")
+    letters = read(settings, DEAD_LETTERS.name, len(BAD) + len(POISON))
+    origins = [dict(letter.headers() or [])["topic"].decode() for letter in letters]
+    assert origins.count(PERFORMANCE_SUMS.name) == len(POISON)
+    ends: dict[bytes, bytes | None] = {}
+    for message in read(settings, PERFORMANCE_SUMS.name, len(POISON) + 1):
+        ends[message.key()] = message.value()
+    assert [ends[key.encode()] for key, _ in POISON] == [None] * len(POISON)
 
 
 def test_late_feedback_is_joined_by_the_record_and_moves_the_count_again(

@@ -1,6 +1,7 @@
 """Writing messages, and reading all there are, for tests against any broker."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, Message, TopicPartition
@@ -11,7 +12,7 @@ from runtime.settings import Settings
 DEADLINE = 30.0
 
 
-def send(settings: Settings, topic: str, values: list[bytes], **message: Any) -> None:
+def send(settings: Settings, topic: str, values: Sequence[bytes | None], **message: Any) -> None:
     client = kafka.producer(settings)
     guard = kafka.DeliveryGuard()
     for value in values:

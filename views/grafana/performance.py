@@ -264,4 +264,20 @@ def _labels() -> list[Panel]:
             Query("modelwatch_join_state_bytes", "{{instance}}"),
             span=6,
         ),
+        curves(
+            "Answers left out",
+            "In the last hour. repeated: of a request that was answered again, the last answer counts. surplus: a request "
+            "has more answers than are kept. unreadable: on a topic of the join's own",
+            "short",
+            Query("sum by (model) (increase(modelwatch_repeated_requests_total[1h]))", "{{model}} repeated"),
+            Query("sum by (model) (increase(modelwatch_surplus_answers_total[1h]))", "{{model}} surplus"),
+            Query("sum by (topic) (increase(modelwatch_unreadable_state_total[1h]))", "{{topic}} unreadable"),
+        ).no_value("none"),
+        curves(
+            "Sums left out",
+            "Sums of partitions on which no figure rests, in the last hour. old_version: of more versions than are kept. "
+            "stale: of a former owner. unreadable: a dead letter",
+            "short",
+            Query("sum by (reason) (increase(modelwatch_sums_left_out_total[1h]))", "{{reason}}"),
+        ).no_value("none"),
     ]

@@ -19,7 +19,7 @@ from sklearn.metrics import (
 
 from agents.confusion.entries import PairHalf, Truth
 from agents.confusion.figures import figures
-from agents.confusion.sums import Sums, add, contribution
+from agents.confusion.sums import BINS, SCALE, Sums, add, contribution
 
 LABELS = ("a", "b", "c", "d")
 
@@ -93,6 +93,38 @@ def test_the_estimate_needs_no_label_and_coverage_says_how_many_there_are() -> N
     assert (ours["label_coverage"], ours["accuracy"]) == (0.5, 1.0)
     cooler = figures(sums_of(probabilities, [None, None], temperature=0.5), LABELS)
     assert cooler["estimated_accuracy"] > 0.6
+
+
+def test_estimates_of_two_calibrations_are_not_added_up() -> None:
+    row = np.array([[0.7, 0.1, 0.1, 0.1]], np.float32)
+    total = sums_of(np.repeat(row, 3, axis=0), [None, None, 1], temperature=2.0)
+    add(total, sums_of(row, [None], temperature=0.5))
+    before, after = (figures(sums_of(row, [None], one), LABELS, one)["estimated_accuracy"] for one in (2.0, 0.5))
+    assert before < 0.6 < after
+    assert figures(total, LABELS, 0.5)["estimated_accuracy"] == after
+    assert figures(total, LABELS, 2.0)["estimated_accuracy"] == before
+    assert figures(total, LABELS, 3.0)["estimated_accuracy"] == before
+    add(total, Sums(pairs=9, confidence=9 * SCALE))
+    assert figures(total, LABELS, 0.5)["estimated_accuracy"] == after
+    assert figures(total, LABELS, 3.0)["estimated_accuracy"] == 1.0
+
+
+def test_what_a_name_stands_for_never_changes() -> None:
+    """A term that is summed in another way, or in another unit, needs another name: old sums would be added to it."""
+    rows = np.array([[0.5, 0.25, 0.125, 0.125]], np.float32)
+    assert (SCALE, BINS) == (1 << 44, 15)
+    assert sums_of(rows, [1]) == {
+        "pairs": 1,
+        "labelled": 1,
+        "estimate:1:pairs": 1,
+        "estimate:1:confidence": SCALE // 2,
+        "cell:1:0": 1,
+        "log_loss": round(np.log(4) * SCALE),
+        "brier": round(0.84375 * SCALE),
+        "bin:7:confidence": SCALE // 2,
+        "bin:7:count": 1,
+    }
+    assert errors_of([(3.0, 1.0)]) == {"pairs": 1, "labelled": 1, "absolute": 2 * SCALE, "squared": 4 * SCALE * SCALE}
 
 
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, mean_absolute_error, mean_squared_error
 
+from agents.confusion.counts import counts_of
 from agents.confusion.entries import EMPTY, UNLABELLED, Answer, Entry, PairHalf, Truth, answer_of, decode, encode
-from agents.confusion.figures import confusion_of, figures
+from agents.confusion.figures import figures
 from agents.confusion.fold import claimed, decode_fold, encode_fold, latest
 from agents.confusion.merging import MAX_ANSWERS, MAX_TRUTHS
 from agents.confusion.partition import FOLD, Limits, PartitionJoin
@@ -301,7 +302,7 @@ def check_classes(total: Sums, known: list[tuple[PairHalf, Any]]) -> None:
     joined = [(pair, truth) for pair, truth in known if truth is not None]
     truths, predicted = [truth for _, truth in joined], [pair.predicted for pair, _ in joined]
     matrix = confusion_matrix(truths, predicted, labels=range(CLASSES)) if truths else np.zeros((CLASSES, CLASSES))
-    assert (confusion_of(total, CLASSES) == matrix).all()
+    assert (counts_of(total, CLASSES).matrix == matrix).all()
     assert total["pairs"] == len(known)
     assert total["labelled"] == len(truths)
     by_value = figures(total, SPEC.labels)["by_value"]
