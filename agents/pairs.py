@@ -14,7 +14,7 @@ from schemas.pairs import read_pair
 from schemas.refusal import Reason, Refusal
 
 SLACK = 2e-6
-"""How far outside 0..1 rounding may carry a number."""
+"""How far outside its range rounding may carry a number, as a share of that range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class PairGroup:
 
     Attributes:
         rows: where they stand among the pairs read.
-        images: (n, *shape) uint8, or float32 in 0..1.
+        images: (n, *shape) uint8, or float32 as the model takes them.
         probabilities: (n, classes) float32; (n, 0) of a regression model.
     """
 
@@ -87,7 +87,8 @@ def _check(pair: InferencePair, spec: ModelSpec) -> None:
     if shape != spec.input.shape:
         raise Refusal(Reason.WRONG_SHAPE, f"request.image.shape is {shape}; {spec.name} takes {spec.input.shape}")
     if image.dtype is ImageDtype.FLOAT32:
-        _check_range("request.image", np.frombuffer(image.data, "<f4"))
+        values = spec.input.byte_values
+        _check_range("request.image", np.frombuffer(image.data, "<f4"), float(values[0]), float(values[-1]))
     if answer.outcome is not Outcome.OK:
         return
     if len(answer.probabilities or ()) != len(spec.classes):
@@ -106,8 +107,12 @@ def _check(pair: InferencePair, spec: ModelSpec) -> None:
         )
 
 
-def _check_range(field: str, numbers: Sequence[float] | NDArray[np.float32]) -> None:
-    """Refuse what is not in 0..1, or NaN: scores and distances of it are no numbers, either."""
+def _check_range(
+    field: str, numbers: Sequence[float] | NDArray[np.float32], least: float = 0.0, most: float = 1.0
+) -> None:
+    """Refuse what is out of its range, or NaN: scores and distances of it are no numbers, either."""
     low, high = (numbers.min(), numbers.max()) if isinstance(numbers, np.ndarray) else (min(numbers), max(numbers))
-    if not (low >= -SLACK and high <= 1 + SLACK):
-        raise Refusal(Reason.OUT_OF_RANGE, f"{field} holds numbers from {low:g} to {high:g}; each is in 0..1")
+    slack = SLACK * (most - least)
+    if not (low >= least - slack and high <= most + slack):
+        expected = f"each is in {least:g}..{most:g}"
+        raise Refusal(Reason.OUT_OF_RANGE, f"{field} holds numbers from {low:g} to {high:g}; {expected}")

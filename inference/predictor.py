@@ -33,7 +33,7 @@ class Predictor(Protocol):
         """Outputs for the images of all `parts`, in order: probabilities, or values of a regression model.
 
         Args:
-            parts: arrays (n_i, *shape), all uint8 in 0..255 or all float32 in 0..1; together at most the largest batch.
+            parts: arrays (n_i, *shape), all uint8 or all float32 as the model takes them; at most the largest batch.
 
         Returns:
             (sum of n_i, labels) float32.
@@ -88,9 +88,9 @@ class KerasPredictor:
         self._spec = folder.spec
         self.device = _prepare_device(tf, settings)
         model = _load(folder)
-        scale = folder.spec.input.scale
+        values = folder.spec.input.byte_values
         self._graphs = {
-            "uint8": self._freeze(lambda x: model(tf.cast(x, tf.float32) / scale, training=False), tf.uint8),
+            "uint8": self._freeze(lambda x: model(tf.gather(values, tf.cast(x, tf.int32)), training=False), tf.uint8),
             "float32": self._freeze(lambda x: model(x, training=False), tf.float32),
         }
 

@@ -15,7 +15,7 @@ Error = Annotated[float, Field(ge=0)]
 
 
 class ImageDtype(str, Enum):
-    """How pixels are stored: `uint8` in 0..255, or `float32` in 0..1 (little endian)."""
+    """How numbers are stored: `uint8`, or `float32` as the model takes them (little endian)."""
 
     UINT8 = "uint8"
     FLOAT32 = "float32"

@@ -1,9 +1,12 @@
 """`model.yaml`: what a model is, what it accepts, and what watches it."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from math import prod
 from typing import Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from schemas.base import Contract
@@ -14,18 +17,33 @@ OTHER_VALUE, NO_VALUE = "other", "none"
 
 
 class InputSpec(Contract):
-    """What the model accepts. Callers send `uint8` (0..255) or floating point already in 0..1; the worker scales."""
+    """What the model accepts: bytes or numbers, by one rule in every payload format.
+
+    A byte k reaches the model as k / scale + offset; so do the pixels of pictures. A floating-point number reaches it
+    as it is, and must lie where bytes do: in 0..1 for scale 255, in -1..1 for scale 127.5 and offset -1, in 0..255 for
+    scale 1.
+    """
 
     kind: Literal["image", "tabular"] = "image"
     shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         min_length=1, max_length=3, description="Of one item: height, width, channels"
     )
-    scale: float = Field(255.0, gt=0, description="uint8 values are divided by this")
+    scale: float = Field(255.0, gt=0, description="uint8 values are divided by this, …")
+    offset: float = Field(0.0, description="… and then this is added")
 
     @property
     def size(self) -> int:
         """Numbers in one item."""
         return prod(self.shape)
+
+    @cached_property
+    def byte_values(self) -> NDArray[np.float32]:
+        """What each of the 256 bytes is to the model, (256,) float32, ascending.
+
+        Everybody takes them from here instead of dividing: a graph may multiply by the reciprocal instead, and then a
+        byte and the equal float would not be the same to the last bit.
+        """
+        return np.arange(256, dtype=np.float32) / np.float32(self.scale) + np.float32(self.offset)
 
 
 class WeightsSpec(Contract):

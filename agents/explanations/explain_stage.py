@@ -12,7 +12,7 @@ from agents.explanations.admission import Admission
 from agents.explanations.answers import FOUND, document_of, explained, recorded, unexplained
 from agents.explanations.explainer import AskedModel, Explainer, ModelUnavailable, Pixels, Predict
 from agents.explanations.lookup import FoundPair, PairLookup, StoreAway
-from agents.explanations.questions import options_of, pixels_of, read_question, seconds_left, spec_of
+from agents.explanations.questions import options_of, pixels_of, read_question, seconds_left, spec_of, takes_unit_range
 from agents.explanations.settings import ExplanationsSettings
 from runtime.batches import Batch, BatchStage
 from runtime.elasticsearch_sink import Record, RecordSink
@@ -242,7 +242,9 @@ class ExplainStage(BatchStage):
         self, question: Question, asked: ExplanationRequest, target: Target, options: Options, deadline: float
     ) -> Explanation:
         name, began = target.spec.name, time.monotonic()
-        model = AskedModel(self._unless_stopping(self._predictor(name, deadline)), deadline)
+        model = AskedModel(
+            self._unless_stopping(takes_unit_range(self._predictor(name, deadline), target.spec)), deadline
+        )
         explainer = self._explainers[name][asked.method]
         loop = asyncio.get_running_loop()
         try:

@@ -26,8 +26,8 @@ class DecodedRequest:
 
     Attributes:
         request_ids: one an image: `[ID]`, or `[ID-0, ID-1, ...]`.
-        images: `(n, *spec.input.shape)`, uint8 in 0..255 or float32 in 0..1, C-contiguous; may be a read-only view
-            on the payload.
+        images: `(n, *spec.input.shape)`, uint8, or float32 as the model takes them, C-contiguous; may be a read-only
+            view on the payload.
         model: name of the model asked for, one of those served.
         attributes: the caller's metadata.
         sent_at: seconds since the epoch.
