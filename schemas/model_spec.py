@@ -10,8 +10,13 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from schemas.base import Contract
+from schemas.topics import MAX_MESSAGE_BYTES
 
 Task = Literal["classification", "regression"]
+OUTPUT_BYTES = 26
+"""Of one number in JSON, with its comma."""
+FACTS_BYTES = 64 << 10
+"""Of all else in a pair: id, attributes with every character escaped, times, and the headers of the message."""
 OTHER_VALUE, NO_VALUE = "other", "none"
 """In a breakdown: an attribute's value that the spec does not list; a request without the attribute."""
 
@@ -35,6 +40,15 @@ class InputSpec(Contract):
     def size(self) -> int:
         """Numbers in one item."""
         return prod(self.shape)
+
+    def pair_bytes(self, itemsize: int, outputs: int) -> int:
+        """Most bytes that a pair of one item may have as JSON.
+
+        Args:
+            itemsize: of a number, 1 or 4 bytes; base64 makes four characters of three bytes.
+            outputs: how many the model has.
+        """
+        return 4 * (self.size * itemsize + 2) // 3 + outputs * OUTPUT_BYTES + FACTS_BYTES
 
     @cached_property
     def byte_values(self) -> NDArray[np.float32]:
@@ -187,6 +201,9 @@ class ModelSpec(Contract):
         min_length=1, description="One an output: the classes; or, for regression, the number's name and unit"
     )
     weights: WeightsSpec
+    outputs: Literal["probabilities", "logits"] = Field(
+        "probabilities", description="What a classifier's weights answer; the worker makes probabilities of logits"
+    )
     batch_sizes: tuple[int, ...] = Field(
         (1, 2, 4, 8, 16, 32, 64, 128), description="Sizes computed; a batch is padded to the next one"
     )
@@ -215,9 +232,19 @@ class ModelSpec(Contract):
             raise ValueError(f"task regression has one label, the name of its number; got {', '.join(self.labels)}")
         by_class = [f"drift.{name}" for name, drift in self.drift.items() if drift.kind == "probabilities"]
         by_class += ["calibration"] * (self.calibration is not None)
+        by_class += ["outputs"] * (self.outputs != "probabilities")
         by_class += ["explanations.policies"] * (self.explanations.policies != ExplanationPolicies())
         if by_class:
             raise ValueError(f"task regression has no classes, which {', '.join(by_class)} needs; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _pair_fits(self) -> "ModelSpec":
+        if (size := self.input.pair_bytes(1, len(self.labels))) > MAX_MESSAGE_BYTES:
+            raise ValueError(
+                f"input.shape {self.input.shape} is too large: a pair of it would have up to {size} bytes; a message "
+                f"may have {MAX_MESSAGE_BYTES}; let callers scale their pictures down, and the model take smaller ones"
+            )
         return self
 
     def value_of(self, attributes: Mapping[str, str]) -> str | None:

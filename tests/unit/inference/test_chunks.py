@@ -98,7 +98,7 @@ def test_refused_messages_are_kept_whole_with_their_reason_and_the_others_are_co
     bad = Message(b"no picture", [("content-type", b"text/plain")], 2)
     chunk = build([message(1), bad, message(3)])
     assert [part.request_ids for part in chunk.parts] == [["m1", "m3"]]
-    assert [(refused.message, refused.refusal.reason) for refused in chunk.refused] == [
+    assert [(refused.source.message, refused.refusal.reason) for refused in chunk.refused] == [
         (bad, Reason.UNKNOWN_CONTENT_TYPE)
     ]
 
