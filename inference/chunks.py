@@ -2,7 +2,7 @@
 so however its parts are batched, the offsets committed never pass an unanswered request."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -81,6 +81,8 @@ class Chunk:
         group: the consumer group's metadata of the assignment under which it was read; a commit under a later
             assignment is refused by the broker.
         offsets: next offset to read, by topic and partition.
+        nbytes: of its messages and their decoded images.
+        on_end: called when it is committed, and its bytes are not needed any more.
     """
 
     received_at: float
@@ -88,12 +90,23 @@ class Chunk:
     parts: list[Part] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     offsets: dict[tuple[str, int], int] = field(default_factory=dict)
+    nbytes: int = 0
+    on_end: Callable[[], None] = lambda: None
 
 
 def build_chunk(
-    messages: Iterable[KafkaMessage], decode: Decode, max_batch: Callable[[str], int], received_at: float, group: Any
+    messages: Iterator[KafkaMessage],
+    decode: Decode,
+    max_batch: Callable[[str], int],
+    received_at: float,
+    group: Any,
+    limit: float = math.inf,
 ) -> Chunk:
-    """Decode each message, and group what could be decoded by model and dtype into parts of at most one batch."""
+    """Decode messages, and group what could be decoded by model and dtype into parts of at most one batch.
+
+    Args:
+        messages: taken one by one until there is none, or the chunk has `limit` bytes.
+    """
     chunk = Chunk(received_at, group)
     groups: dict[tuple[str, np.dtype[Any]], list[tuple[DecodedRequest, Source]]] = {}
     for message in messages:
@@ -104,8 +117,12 @@ def build_chunk(
             request = decode(message.value(), message.key(), source.headers, message.timestamp()[1] / 1000)
         except Refusal as refusal:
             chunk.refused.append(Refused(source, refusal))
-            continue
-        groups.setdefault((request.model, request.images.dtype), []).append((request, source))
+        else:
+            groups.setdefault((request.model, request.images.dtype), []).append((request, source))
+            chunk.nbytes += request.images.nbytes
+        chunk.nbytes += len(message.value() or b"")
+        if chunk.nbytes >= limit:
+            break
     for (model, _), found in groups.items():
         requests, sources = [request for request, _ in found], [source for _, source in found]
         chunk.parts.extend(split_parts(model, requests, max_batch(model), sources=sources))

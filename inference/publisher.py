@@ -240,6 +240,7 @@ class Publisher:
         self._metrics.transactions.labels("committed").inc()
         for chunk in self._uncommitted:
             self._count(chunk)
+            chunk.on_end()
         self._uncommitted = []
 
     def _count(self, chunk: Chunk) -> None:
