@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.clock import check_not_ahead
 from schemas.messages import ImageDtype, InferencePair, Outcome
 from schemas.model_spec import ModelSpec
 from schemas.pairs import read_pair
@@ -23,6 +24,12 @@ class ReadPair:
 
     pair: InferencePair
     message: Any
+
+    @property
+    def time(self) -> float:
+        """Kafka's timestamp, seconds since the epoch; where the message has none, the moment of the answer."""
+        timestamp = float(self.message.timestamp)
+        return timestamp if timestamp >= 0 else self.pair.response.answered_at.timestamp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +49,16 @@ class PairGroup:
 
 
 def read_pairs(
-    messages: Iterable[Any], specs: Mapping[str, ModelSpec]
+    messages: Iterable[Any], specs: Mapping[str, ModelSpec], now: float, max_ahead: float
 ) -> tuple[list[ReadPair], list[tuple[Any, Refusal]]]:
     """The pairs in order, and the messages that hold none, each with why.
 
-    A pair of a model that is not in `specs` is a pair; an image or an answer that does not fit its model's spec is not.
+    A pair of a model that is not in `specs` is a pair; an image or an answer that does not fit its model's spec is not,
+    nor is one whose clocks are ahead: windows and names of indices follow them.
+
+    Args:
+        now: the reader's clock, seconds since the epoch.
+        max_ahead: seconds that Kafka's timestamp may be ahead of `now`, and `answered_at` of Kafka's timestamp.
     """
     pairs, refused = [], []
     for message in messages:
@@ -55,6 +67,7 @@ def read_pairs(
             if pair.response.model != pair.request.model:
                 found = f"response.model is {pair.response.model[:64]!r}"
                 raise Refusal(Reason.INVALID_FIELD, f"{found}, request.model {pair.request.model[:64]!r}: one answers")
+            _check_clocks(pair, message.timestamp, now, max_ahead)
             if (spec := specs.get(pair.request.model)) is not None:
                 _check(pair, spec)
         except Refusal as refusal:
@@ -80,6 +93,12 @@ def _group(model: str, dtype: str, pairs: list[InferencePair], rows: list[int]) 
     images = np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(len(pairs), *shape)
     probabilities = np.array([pair.response.probabilities or () for pair in pairs], np.float32)
     return PairGroup(model, rows, images, probabilities)
+
+
+def _check_clocks(pair: InferencePair, timestamp: float, now: float, max_ahead: float) -> None:
+    check_not_ahead("Kafka's timestamp", timestamp, now, max_ahead)
+    arrived = timestamp if timestamp >= 0 else now  # -1: its producer gave none
+    check_not_ahead("response.answered_at", pair.response.answered_at.timestamp(), arrived, max_ahead)
 
 
 def _check(pair: InferencePair, spec: ModelSpec) -> None:

@@ -10,6 +10,7 @@ from aiokafka.partitioner import murmur2
 from agents.confusion.entries import PAIRS_LANE, Entry, PairHalf, answer_of
 from agents.confusion.truth import Told, read_feedback, resolve, self_contained
 from agents.pairs import ReadPair, read_pairs
+from schemas.clock import MAX_AHEAD_SECONDS
 from schemas.messages import Outcome
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
@@ -47,7 +48,12 @@ class Inputs:
 
 
 def read_inputs(
-    messages: Sequence[Any], specs: Mapping[str, ModelSpec], lookup_seconds: float, now: float, partitions: int
+    messages: Sequence[Any],
+    specs: Mapping[str, ModelSpec],
+    lookup_seconds: float,
+    now: float,
+    partitions: int,
+    max_ahead: float = MAX_AHEAD_SECONDS,
 ) -> Inputs:
     """Read messages of one partition of pairs and feedback.
 
@@ -55,9 +61,10 @@ def read_inputs(
         lookup_seconds: how long a truth waits for its pair before one looks elsewhere.
         now: seconds since the epoch.
         partitions: of each topic; tells which feedback lies where its pair is not.
+        max_ahead: seconds that the clocks in a pair may be ahead.
     """
     inputs = Inputs()
-    pairs, refused = read_pairs([one for one in messages if one.topic != FEEDBACK.name], specs)
+    pairs, refused = read_pairs([one for one in messages if one.topic != FEEDBACK.name], specs, now, max_ahead)
     inputs.refused.extend(refused)
     for read in pairs:
         model, answered = read.pair.response.model, read.pair.response.outcome is Outcome.OK

@@ -123,7 +123,9 @@ class JoinStage(BatchStage):
         for message in batch.messages:
             messages[message.partition].append(message)
         for partition, own in messages.items():
-            inputs = read_inputs(own, self._specs, self._limits.lookup_seconds, now, self.partitions)
+            inputs = read_inputs(
+                own, self._specs, self._limits.lookup_seconds, now, self.partitions, self._limits.max_ahead_seconds
+            )
             joined.refused.extend(inputs.refused)
             joined.misplaced.extend(
                 Outgoing(FEEDBACK.name, name, value, headers, target)

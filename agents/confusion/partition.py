@@ -20,6 +20,7 @@ from agents.confusion.fold import Fold, Group, encode_fold
 from agents.confusion.store import Changes, Store
 from agents.confusion.sums import Sums, add, contribution
 from agents.confusion.truth import MAX_ITEMS, resolve
+from schemas.clock import MAX_AHEAD_SECONDS
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Refusal
 
@@ -43,6 +44,7 @@ class Limits:
     max_entries: int
     lookup_seconds: float
     orphan_seconds: float
+    max_ahead_seconds: float = MAX_AHEAD_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

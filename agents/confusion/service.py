@@ -107,6 +107,7 @@ def run(settings: ConfusionSettings) -> None:
         settings.join_max_entries,
         settings.join_lookup_seconds,
         settings.join_orphan_seconds,
+        settings.max_ahead_seconds,
     )
 
     def build() -> ConfusionAgent:

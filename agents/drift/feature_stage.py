@@ -1,5 +1,6 @@
 """The first stage's wiring: pairs in, a message of features out for each, in the order of the pairs."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,8 +30,11 @@ class FeatureStage(BatchStage):
     The second stage tells duplicates by that order, see docs/architecture.md.
     """
 
-    def __init__(self, specs: Mapping[str, ModelSpec], detectors: Detectors, metrics: DriftMetrics) -> None:
+    def __init__(
+        self, specs: Mapping[str, ModelSpec], detectors: Detectors, metrics: DriftMetrics, max_ahead: float
+    ) -> None:
         self._specs = specs
+        self._max_ahead = max_ahead
         self._detectors = detectors
         self._metrics = metrics
         self._results: Results
@@ -42,7 +46,7 @@ class FeatureStage(BatchStage):
 
     def compute(self, batch: Batch) -> Extracted:
         """Decode, and compute every detector's features."""
-        pairs, refused = read_pairs(batch.messages, self._specs)
+        pairs, refused = read_pairs(batch.messages, self._specs, time.time(), self._max_ahead)
         return Extracted(extract(pairs, self._detectors), refused)
 
     async def deliver(self, extracted: Extracted) -> None:

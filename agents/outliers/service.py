@@ -59,11 +59,13 @@ class OutliersStage(BatchStage):
         detectors: Mapping[str, OutlierDetector],
         metrics: OutliersMetrics,
         policy: ExplanationPolicy,
+        max_ahead: float,
     ) -> None:
         self._specs = {name: folder.spec for name, folder in folders.items()}
         self._detectors = detectors
         self._metrics = metrics
         self._policy = policy
+        self._max_ahead = max_ahead
         self._results: Results
         self._letters: DeadLetters
         self._sink: RecordSink
@@ -75,7 +77,7 @@ class OutliersStage(BatchStage):
     def compute(self, batch: Batch) -> Judged:
         """Decode, score, and lay the records out."""
         with self._metrics.score_seconds.time():
-            pairs, refused = read_pairs(batch.messages, self._specs)
+            pairs, refused = read_pairs(batch.messages, self._specs, time.time(), self._max_ahead)
             verdicts = judge(pairs, self._detectors)
         records = [_record(read, verdict) for read, verdict in zip(pairs, verdicts, strict=True)]
         return Judged(pairs, verdicts, records, refused)
@@ -156,7 +158,7 @@ def run(settings: OutliersSettings) -> None:
             detector.warm_up()
             metrics.threshold.labels(name).set(detector.threshold)
             metrics.begin_at_zero(name, folders[name].spec.labels)
-        return OutliersAgent(OutliersStage(folders, detectors, metrics, policy))
+        return OutliersAgent(OutliersStage(folders, detectors, metrics, policy, settings.max_ahead_seconds))
 
     AgentProcess(NAME, settings, settings.outliers_group, metrics, build).run()
 

@@ -1,5 +1,6 @@
 """Judges recorded pairs again, and compares with the verdict that their records hold."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ async def audit_verdicts(
     """Compare the verdict on every pair from `begin` to `end` (seconds since the epoch)."""
     audit = Audit()
     for messages in _between(settings, begin, end):
-        pairs, _ = read_pairs(messages, specs)
+        pairs, _ = read_pairs(messages, specs, time.time(), settings.max_ahead_seconds)
         verdicts = judge(pairs, detectors)
         judged = [(read, verdict) for read, verdict in zip(pairs, verdicts, strict=True) if verdict is not None]
         stored = await _stored(store, [read for read, _ in judged])
