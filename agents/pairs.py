@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.clock import check_not_ahead
+from schemas.identity import MAX_ID_BYTES, record_id
 from schemas.messages import ImageDtype, InferencePair, Outcome
 from schemas.model_spec import ModelSpec
 from schemas.pairs import read_pair
@@ -30,6 +31,12 @@ class ReadPair:
         """Kafka's timestamp, seconds since the epoch; where the message has none, the moment of the answer."""
         timestamp = float(self.message.timestamp)
         return timestamp if timestamp >= 0 else self.pair.response.answered_at.timestamp()
+
+
+def record_id_of(pair: InferencePair) -> str:
+    """Id of the pair's record: another one for each model and version that answered."""
+    response = pair.response
+    return record_id(pair.request.request_id, response.model, response.model_version, response.primary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +71,7 @@ def read_pairs(
     for message in messages:
         try:
             pair = read_pair(message.value)
-            if pair.response.model != pair.request.model:
-                found = f"response.model is {pair.response.model[:64]!r}"
-                raise Refusal(Reason.INVALID_FIELD, f"{found}, request.model {pair.request.model[:64]!r}: one answers")
+            _check_identity(pair)
             _check_clocks(pair, message.timestamp, now, max_ahead)
             if (spec := specs.get(pair.request.model)) is not None:
                 _check(pair, spec)
@@ -75,6 +80,11 @@ def read_pairs(
         else:
             pairs.append(ReadPair(pair, message))
     return pairs, refused
+
+
+def unknown(pairs: Iterable[ReadPair], specs: Mapping[str, ModelSpec]) -> int:
+    """How many pairs are of models that are not in `specs`."""
+    return sum(read.pair.response.model not in specs for read in pairs)
 
 
 def groups(pairs: Sequence[ReadPair], models: Iterable[str]) -> list[PairGroup]:
@@ -93,6 +103,18 @@ def _group(model: str, dtype: str, pairs: list[InferencePair], rows: list[int]) 
     images = np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(len(pairs), *shape)
     probabilities = np.array([pair.response.probabilities or () for pair in pairs], np.float32)
     return PairGroup(model, rows, images, probabilities)
+
+
+def _check_identity(pair: InferencePair) -> None:
+    response = pair.response
+    if response.model != pair.request.model:
+        found = f"response.model is {response.model[:64]!r}"
+        raise Refusal(Reason.INVALID_FIELD, f"{found}, request.model {pair.request.model[:64]!r}: one answers")
+    if (size := len(record_id_of(pair).encode())) > MAX_ID_BYTES:
+        raise Refusal(
+            Reason.INVALID_ID,
+            f"request id, model and model_version together have {size} bytes; a record's id has at most {MAX_ID_BYTES}",
+        )
 
 
 def _check_clocks(pair: InferencePair, timestamp: float, now: float, max_ahead: float) -> None:

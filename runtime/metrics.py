@@ -89,6 +89,17 @@ class AgentMetrics(CommonMetrics):
             "Times that partitions were assigned to this instance; many in a short time are a storm of rebalances",
             registry=registry,
         )
+        self._unwatched = Counter(
+            "modelwatch_unwatched_pairs",
+            "Pairs that this agent did not look at (unknown_model: it has no folder of their model)",
+            ["reason"],
+            registry=registry,
+        )
+        self._unwatched.labels("unknown_model")
+
+    def count_unknown_model(self, pairs: int) -> None:
+        """Pairs of models that this agent has no folder of."""
+        self._unwatched.labels("unknown_model").inc(pairs)
 
 
 class WorkerMetrics(CommonMetrics):
@@ -180,7 +191,7 @@ class OutliersMetrics(AgentMetrics):
         self.scored = Counter("modelwatch_scored", "Pairs scored whose record is safe", ["model"], registry=registry)
         self.unscored = Counter(
             "modelwatch_unscored",
-            "Pairs recorded without a score (expired: no answer; no_detector: the model has none here)",
+            "Pairs recorded without a score (expired: no answer; no_detector: the model has none, or is not here)",
             ["reason"],
             registry=registry,
         )
@@ -352,6 +363,12 @@ class ExplanationsMetrics(AgentMetrics):
             "Explanations that a policy (outliers, low_confidence, wrong_answers, one_in) wanted, by what became of it "
             "(asked, dropped: over the rate)",
             ["model", "policy", "outcome"],
+            registry=registry,
+        )
+        self.not_compared = Counter(
+            "modelwatch_feedback_not_compared",
+            "Feedback that policy wrong_answers did not compare with its answer, as no question could have been asked "
+            "or too many came at once",
             registry=registry,
         )
         self.recent_pairs = Gauge(

@@ -9,7 +9,7 @@ from aiokafka.partitioner import murmur2
 
 from agents.confusion.entries import PAIRS_LANE, Entry, PairHalf, answer_of
 from agents.confusion.truth import Told, read_feedback, resolve, self_contained
-from agents.pairs import ReadPair, read_pairs
+from agents.pairs import ReadPair, read_pairs, unknown
 from schemas.clock import MAX_AHEAD_SECONDS
 from schemas.messages import Outcome
 from schemas.model_spec import ModelSpec
@@ -36,6 +36,7 @@ class Inputs:
     Attributes:
         parts: request id, and an entry of what came.
         pairs: answered pairs by model.
+        unknown: pairs of models that are not known here.
         outcomes: of feedback that goes no further, by model and outcome.
         misplaced: feedback, as JSON, on another partition than its request's pair: id, partition, JSON, headers.
     """
@@ -45,6 +46,7 @@ class Inputs:
     pairs: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     misplaced: list[tuple[str, int, bytes, list[Any]]] = field(default_factory=list)
+    unknown: int = 0
 
 
 def read_inputs(
@@ -63,8 +65,8 @@ def read_inputs(
         partitions: of each topic; tells which feedback lies where its pair is not.
         max_ahead: seconds that the clocks in a pair may be ahead.
     """
-    inputs = Inputs()
     pairs, refused = read_pairs([one for one in messages if one.topic != FEEDBACK.name], specs, now, max_ahead)
+    inputs = Inputs(unknown=unknown(pairs, specs))
     inputs.refused.extend(refused)
     for read in pairs:
         model, answered = read.pair.response.model, read.pair.response.outcome is Outcome.OK

@@ -13,7 +13,7 @@ from agents.outliers.policy import ExplanationPolicy
 from agents.outliers.records import document_of, index_of, traceparent_of
 from agents.outliers.settings import OutliersSettings
 from agents.outliers.verdicts import judge
-from agents.pairs import ReadPair, read_pairs
+from agents.pairs import ReadPair, read_pairs, record_id_of, unknown
 from runtime.agent import AgentProcess, Context
 from runtime.batches import Batch, BatchStage
 from runtime.elasticsearch_sink import Record, RecordSink
@@ -116,6 +116,7 @@ class OutliersStage(BatchStage):
         return asked
 
     def _count(self, judged: Judged, flagged: Sequence[tuple[ReadPair, OutlierVerdict]]) -> None:
+        self._metrics.count_unknown_model(unknown(judged.pairs, self._specs))
         scores: dict[str, list[float]] = {}
         for read, verdict in zip(judged.pairs, judged.verdicts, strict=True):
             if verdict is not None:
@@ -164,8 +165,8 @@ def run(settings: OutliersSettings) -> None:
 
 
 def _record(read: ReadPair, verdict: OutlierVerdict | None) -> PairRecord:
-    request_id, document = read.pair.request.request_id, document_of(read, verdict)
-    return PairRecord(index_of(read), request_id, document, INFERENCES, message=read.message)
+    document = document_of(read, verdict)
+    return PairRecord(index_of(read), record_id_of(read.pair), document, INFERENCES, message=read.message)
 
 
 def _flag(read: ReadPair, verdict: OutlierVerdict) -> Outgoing:
@@ -177,7 +178,11 @@ def _flag(read: ReadPair, verdict: OutlierVerdict) -> Outgoing:
 def _question(read: ReadPair) -> Outgoing:
     request = read.pair.request
     question = ExplanationRequest(
-        request_id=request.request_id, model=request.model, asked_by=f"{NAME} policy", asked_at=utc_now()
+        request_id=request.request_id,
+        model=request.model,
+        model_version=read.pair.response.model_version,
+        asked_by=f"{NAME} policy",
+        asked_at=utc_now(),
     )
     moment = rfc3339(question.asked_at.timestamp())
     headers = event_headers(request.request_id, REQUEST_TYPE, SOURCE, moment, request.model, traceparent_of(read))

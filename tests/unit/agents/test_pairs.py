@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from agents.pairs import ReadPair, groups, read_pairs
+from agents.pairs import ReadPair, groups, read_pairs, unknown
 from schemas.model_spec import InputSpec, ModelSpec, WeightsSpec
 from schemas.pairs import PairWriter
 from schemas.refusal import Reason, Refusal
@@ -130,3 +130,15 @@ def test_a_pair_without_a_timestamp_is_measured_by_the_readers_clock_and_stands_
     [found], [(_, refusal)] = read(messages, {"m": spec("m")})
     assert found.time == found.pair.response.answered_at.timestamp()
     assert refusal.reason is Reason.IN_FUTURE
+
+
+def test_pairs_of_unknown_models_are_told_from_those_without_a_detector() -> None:
+    pairs, _ = read([Message(pair("m")), Message(pair("other")), Message(pair("another"))], {"m": spec("m")})
+    assert unknown(pairs, {"m": spec("m")}) == 2
+
+
+def test_a_version_so_long_that_no_record_can_be_named_by_it_is_refused() -> None:
+    long = orjson.loads(pair("m"))
+    long["response"] |= {"model_version": "1" * 600, "primary": False}
+    _, [(_, refusal)] = read([Message(orjson.dumps(long))], {"m": spec("m")})
+    assert refusal.reason is Reason.INVALID_ID
