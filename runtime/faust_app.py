@@ -16,6 +16,7 @@ from faust.auth import SASLCredentials, SSLCredentials
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from runtime.byte_room import ByteRoom, size_of
 from runtime.errors import CONFIGURATION_EXIT, ConfigurationError
 from runtime.logging import get_logger
 from runtime.settings import Settings
@@ -29,8 +30,10 @@ REQUEST_SECONDS = 90.0
 REBALANCE_SECONDS = 60.0
 COMMIT_SECONDS = 1.0
 METADATA_MS = 10_000
-FETCH_BYTES = 8 << 20
+FETCH_BYTES = 2 << 20
 """Of one partition. Images are some kilobytes; one message larger than this is fetched alone."""
+ROOM_SECONDS = 0.05
+"""Between two looks for room, while the messages in hand are too large for more."""
 
 
 class CommittedConsumerThread(driver.AIOKafkaConsumerThread):
@@ -76,6 +79,7 @@ class ExplicitConsumer(driver.Consumer):
     """
 
     RebalanceListener = EpochListener
+    app: Any
     _thread: CommittedConsumerThread
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -104,9 +108,23 @@ class ExplicitConsumer(driver.Consumer):
             if self.app.consumer_generation_id != generation:
                 break
             self._chain(tp, message)
+            if (room := self.app.rooms.get(tp.topic)) is not None:
+                room.take(size_of(message), generation)
             yield tp, message
         if self.app.consumer_generation_id != generation and self.assignment():
             await self._begin_again()
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
+        """Fetch nothing of streams whose messages in hand are too large for more; Faust counts messages only."""
+        rooms = self.app.rooms
+        asked = active_partitions or set()
+        open_ones = {tp for tp in asked if tp.topic not in rooms or not rooms[tp.topic].is_full}
+        if len(open_ones) < len(asked):
+            timeout = ROOM_SECONDS
+        if asked and not open_ones:
+            await self.sleep(ROOM_SECONDS)
+            return {}
+        return await super()._getmany(open_ones, timeout)
 
     def _chain(self, tp: TP, message: Any) -> None:
         """Tell each message which one was before it, so that a hole shows (`runtime.batches`); None at a beginning."""
@@ -190,10 +208,12 @@ class HardenedApp(faust.App):
     """A Faust app that ends the process when any of its services crashes: Faust's own way out may hang."""
 
     on_fatal: Callable[[BaseException], None]
+    rooms: dict[str, ByteRoom]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.on_fatal = end_process
+        self.rooms = {}
 
     def _create_directories(self) -> None:
         """None: an agent keeps nothing on disk."""

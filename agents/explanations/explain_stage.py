@@ -25,11 +25,13 @@ from schemas.headers import event_headers, rfc3339, traceparent_in
 from schemas.messages import Explanation, ExplanationRequest, LogPosition, Outcome
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
-from schemas.topics import EXPLANATIONS
+from schemas.topics import EXPLANATION_REQUESTS, EXPLANATIONS
 
 SOURCE = "/modelwatch/explanations"
 EXPLANATION_TYPE = "modelwatch.monitoring.explanation.v1"
 UNKNOWN = "unknown"
+LONGEST_SECONDS = EXPLANATION_REQUESTS.retention_ms / 1000
+"""A question waits no longer for its turn, whatever its deadline: so long it is kept."""
 Predictor = Callable[[str, float, OnVersion], Predict]
 """From a model's name, a deadline, and who is told the version, to the function that asks it, for a thread that is not
 the event loop's."""
@@ -56,7 +58,8 @@ class Question:
     @property
     def position(self) -> LogPosition:
         """Where it lies."""
-        moment = datetime.fromtimestamp(self.message.timestamp, timezone.utc)
+        # -1: its producer gave none; one of the future would be no moment that our messages can carry.
+        moment = datetime.fromtimestamp(min(max(0.0, self.message.timestamp), time.time()), timezone.utc)
         return LogPosition(partition=self.message.partition, offset=self.message.offset, time=moment)
 
 
@@ -118,9 +121,7 @@ class ExplainStage(BatchStage):
         self._results, self._letters, self._sink = results, letters, sink
         self._lookup, self._predictor = lookup, predictor
         settings = self._settings
-        self._admission = Admission(
-            settings.explanations_at_once, settings.explanations_in_hand, self._metrics.in_hand.set
-        )
+        self._admission = Admission(settings.explanations_at_once, self._metrics.in_hand.set)
 
     def stop_when(self, stopping: Callable[[], bool]) -> None:
         """How to know that the process is told to stop."""
@@ -181,11 +182,12 @@ class ExplainStage(BatchStage):
             if (earlier := _earlier(target.found, question, asked)) is not None:
                 return earlier, None  # recorded, and perhaps not published, before this process or the last one ended
             options = _checked(lambda: options_of(asked, target.spec), target.spec.name, target.found)
-            deadline = now + left
-            async with self._admission.turn(deadline - time.monotonic()) as has_come:
+            async with self._admission.turn(now + left - time.monotonic()) as has_come:
                 if not has_come:
                     reason = "its turn did not come before its deadline"
                     raise Unexplained("timeout", reason, target.spec.name, target.found)
+                # A question without a deadline has its time from here on, however long it waited.
+                deadline = now + left if asked.deadline else time.monotonic() + self._settings.explanation_seconds
                 return await self._explain(question, asked, target, options, deadline), target.found
         finally:
             self._admission.leave()
@@ -205,10 +207,8 @@ class ExplainStage(BatchStage):
         model = asked.model or UNKNOWN
         if asked.method not in METHODS:
             raise Unexplained("invalid", f"no method {asked.method[:64]!r}; there are {', '.join(METHODS)}", model)
-        left: float = _checked(
-            lambda: seconds_left(asked, time.time(), self._settings.explanation_seconds), asked.model or UNKNOWN, None
-        )
-        return left
+        left: float = _checked(lambda: seconds_left(asked, time.time(), LONGEST_SECONDS), asked.model or UNKNOWN, None)
+        return min(left, LONGEST_SECONDS)
 
     async def _target(self, asked: ExplanationRequest, seconds: float) -> Target:
         """The image, from the question or from its pair."""

@@ -137,4 +137,6 @@ def _probabilities(body: bytes, count: int) -> Answer:
         raise ModelUnavailable(f"the worker's answer is not of protocol V2: {error}") from error
     if found.ndim != 2 or len(found) != count:
         raise ModelUnavailable(f"the worker answers {found.shape} for {count} images")
+    if not np.isfinite(found).all():
+        raise ModelUnavailable("the worker answers with numbers that are not finite")
     return found, None if version is None else str(version)

@@ -91,7 +91,7 @@ def seconds_left(question: ExplanationRequest, now: float, default: float) -> fl
 
     Args:
         now: seconds since the epoch.
-        default: for a question without a deadline.
+        default: for a question that brings no deadline.
 
     Raises:
         Refusal: a deadline that is not after the question.

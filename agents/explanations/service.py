@@ -64,9 +64,11 @@ class ExplanationsAgent:
         sink = context.sink(self._explain.on_rejected)
         self._explain.connect(context.results, context.letters, sink, lookup, self._predictor())
         context.subscribe((PAIRS, FEEDBACK, OUTLIERS), self._watch)
-        # A batch is acknowledged when its slowest question is answered, and holds a place until then.
-        depth = 2 * self._settings.explanations_in_hand
-        questions = context.subscribe(EXPLANATION_REQUESTS, self._explain, depth)
+        # A batch is acknowledged when its slowest question is answered: so they are small, and others go on meanwhile.
+        # What does not fit in hand waits on its topic.
+        at_once, most = self._settings.explanations_at_once, self._settings.explanations_in_hand
+        bounds = {"size": min(at_once, most), "messages": most}
+        questions = context.subscribe(EXPLANATION_REQUESTS, self._explain, 2 * most, **bounds)
         self._explain.stop_when(lambda: questions.stopping)
 
     def _predictor(self) -> Predictor:
