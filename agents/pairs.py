@@ -1,6 +1,6 @@
 """Pairs as arrays: what both agents that look at images do first with a batch of messages."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +21,16 @@ SLACK = 2e-6
 
 @dataclass(frozen=True, slots=True)
 class ReadPair:
-    """A pair, and the message it was read from (`topic`, `partition`, `offset`, `timestamp`, `value`, …)."""
+    """A pair, and the message it was read from (`topic`, `partition`, `offset`, `timestamp`, `value`, …).
+
+    Attributes:
+        unwatched: why this agent cannot look at it: `unknown_model`, or `other_version` for one of another shape or
+            with other classes than the version here; None: it fits its model's spec.
+    """
 
     pair: InferencePair
     message: Any
+    unwatched: str | None = None
 
     @property
     def time(self) -> float:
@@ -60,8 +66,8 @@ def read_pairs(
 ) -> tuple[list[ReadPair], list[tuple[Any, Refusal]]]:
     """The pairs in order, and the messages that hold none, each with why.
 
-    A pair of a model that is not in `specs` is a pair; an image or an answer that does not fit its model's spec is not,
-    nor is one whose clocks are ahead: windows and names of indices follow them.
+    A pair of a model or version that is not in `specs` is a pair; an image or an answer that does not fit the spec of
+    its own version is not, nor is one whose clocks are ahead: windows and names of indices follow them.
 
     Args:
         now: the reader's clock, seconds since the epoch.
@@ -73,18 +79,27 @@ def read_pairs(
             pair = read_pair(message.value)
             _check_identity(pair)
             _check_clocks(pair, message.timestamp, now, max_ahead)
-            if (spec := specs.get(pair.request.model)) is not None:
-                _check(pair, spec)
+            pairs.append(ReadPair(pair, message, _unwatched(pair, specs.get(pair.request.model))))
         except Refusal as refusal:
             refused.append((message, refusal))
-        else:
-            pairs.append(ReadPair(pair, message))
     return pairs, refused
 
 
-def unknown(pairs: Iterable[ReadPair], specs: Mapping[str, ModelSpec]) -> int:
-    """How many pairs are of models that are not in `specs`."""
-    return sum(read.pair.response.model not in specs for read in pairs)
+def unwatched(pairs: Iterable[ReadPair]) -> Counter[str]:
+    """How many pairs cannot be looked at, by why."""
+    return Counter(read.unwatched for read in pairs if read.unwatched is not None)
+
+
+def _unwatched(pair: InferencePair, spec: ModelSpec | None) -> str | None:
+    if spec is None:
+        return "unknown_model"
+    try:
+        _check(pair, spec)
+    except Refusal:
+        if pair.response.model_version == spec.version:
+            raise
+        return "other_version"  # as on the topic after the model was replaced
+    return None
 
 
 def groups(pairs: Sequence[ReadPair], models: Iterable[str]) -> list[PairGroup]:
@@ -92,7 +107,7 @@ def groups(pairs: Sequence[ReadPair], models: Iterable[str]) -> list[PairGroup]:
     wanted, rows = set(models), defaultdict[tuple[str, str], list[int]](list)
     for row, read in enumerate(pairs):
         request, response = read.pair.request, read.pair.response
-        if request.model in wanted and response.outcome is Outcome.OK:
+        if request.model in wanted and response.outcome is Outcome.OK and pairs[row].unwatched is None:
             rows[request.model, request.image.dtype.value].append(row)
     return [_group(model, dtype, [pairs[row].pair for row in own], own) for (model, dtype), own in rows.items()]
 

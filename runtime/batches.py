@@ -104,8 +104,17 @@ class Pipeline(Generic[Result]):
         self._freed = asyncio.Event()
         self._taken: dict[TP, int] = {}
         self._taken_under = -1
+        self._processed: dict[TP, int] = {}
+        self._processed_under = -1
         self.delivered = 0
-        self.processed: dict[TP, int] = {}
+
+    @property
+    def processed(self) -> Mapping[TP, int]:
+        """The offset behind the last message processed under the present assignment, by partition.
+
+        What was processed before says nothing: another owner may have gone on since.
+        """
+        return self._processed if self._processed_under == self._app.consumer_generation_id else {}
 
     @property
     def busy(self) -> bool:
@@ -195,12 +204,18 @@ class Pipeline(Generic[Result]):
                 await before  # acknowledged in order, so that the safe offset never passes work in hand
             for tp, offset in safe.items():
                 self._app.consumer.mark_safe(tp, offset, generation)
-            self.processed.update(ends)
+            self._note_processed(ends, generation)
             self.delivered += 1
         except Exception as error:
             self._on_fatal(error)
         finally:
             self._slots.release()
+
+    def _note_processed(self, ends: Mapping[TP, int], generation: int) -> None:
+        if generation == self._app.consumer_generation_id:
+            if generation != self._processed_under:
+                self._processed, self._processed_under = {}, generation
+            self._processed.update(ends)
 
     def _let_go(self, batch: Batch) -> None:
         self._room.give_back(sum(map(size_of, batch.messages)), batch.generation)

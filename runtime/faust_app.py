@@ -87,6 +87,7 @@ class ExplicitConsumer(driver.Consumer):
         self._safe: dict[TP, int] = {}
         self._confirmed: dict[TP, int] = {}
         self._handed: dict[TP, int] = {}
+        self._began: dict[TP, int] = {}
         self._chained_under = -1
 
     def _new_consumer_thread(self) -> CommittedConsumerThread:
@@ -131,6 +132,8 @@ class ExplicitConsumer(driver.Consumer):
         if self._chained_under != self.app.consumer_generation_id:
             self._chained_under, self._handed = self.app.consumer_generation_id, {}
         message.previous_offset = self._handed.get(tp)
+        if message.previous_offset is None:
+            self._began[tp] = message.offset
         self._handed[tp] = message.offset
 
     async def _begin_again(self) -> None:
@@ -153,17 +156,20 @@ class ExplicitConsumer(driver.Consumer):
         return {tp: self._confirmed.get(tp, 0) for tp, offset in self._safe.items() if self._should_commit(tp, offset)}
 
     def lag(self, tp: TP, processed: int | None) -> int | None:
-        """Messages not processed yet; None while the partition's end is unknown.
+        """Messages not processed yet; None while the partition's end or our place in it is unknown.
 
         A transaction's marker at the end is no message, and so never processed; the fetch position is behind it.
+
+        Args:
+            processed: the offset behind the last message processed under this assignment; None: none was.
         """
         position, end = self._thread.ends(tp)
-        read = self._read_offset[tp]
-        if end is None:
-            return None
-        if position is not None and position >= end and (read is None or processed is None or processed > read):
-            return 0
-        return max(0, end - (processed or self._confirmed.get(tp) or 0))
+        handed = self._handed.get(tp)
+        if handed is None or (processed is not None and processed > handed):
+            place = position  # whatever was handed over is processed
+        else:
+            place = self._began[tp] if processed is None else processed
+        return None if end is None or place is None else max(0, end - place)
 
     def highwater(self, tp: TP) -> int:
         """End of the partition, 0 while unknown. Faust's asserts, and crashes when a rebalance comes between."""

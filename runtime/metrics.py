@@ -1,6 +1,6 @@
 """Every metric of every process, declared once. The registry is injected, so that tests can read it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version as package_version
 
 import numpy as np
@@ -91,15 +91,18 @@ class AgentMetrics(CommonMetrics):
         )
         self._unwatched = Counter(
             "modelwatch_unwatched_pairs",
-            "Pairs that this agent did not look at (unknown_model: it has no folder of their model)",
+            "Pairs that this agent did not look at (unknown_model: it has no folder of their model; other_version: of "
+            "another shape or with other classes than the version that it has)",
             ["reason"],
             registry=registry,
         )
-        self._unwatched.labels("unknown_model")
+        for reason in ("unknown_model", "other_version"):
+            self._unwatched.labels(reason)
 
-    def count_unknown_model(self, pairs: int) -> None:
-        """Pairs of models that this agent has no folder of."""
-        self._unwatched.labels("unknown_model").inc(pairs)
+    def count_unwatched(self, pairs: Mapping[str, int]) -> None:
+        """Pairs that were not looked at, by why."""
+        for reason, count in pairs.items():
+            self._unwatched.labels(reason).inc(count)
 
 
 class WorkerMetrics(CommonMetrics):

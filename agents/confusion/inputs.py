@@ -9,7 +9,7 @@ from aiokafka.partitioner import murmur2
 
 from agents.confusion.entries import PAIRS_LANE, Entry, PairHalf, answer_of
 from agents.confusion.truth import Told, read_feedback, resolve, self_contained
-from agents.pairs import ReadPair, read_pairs, unknown
+from agents.pairs import ReadPair, read_pairs, unwatched
 from schemas.clock import MAX_AHEAD_SECONDS
 from schemas.messages import Outcome
 from schemas.model_spec import ModelSpec
@@ -36,7 +36,7 @@ class Inputs:
     Attributes:
         parts: request id, and an entry of what came.
         pairs: answered pairs by model.
-        unknown: pairs of models that are not known here.
+        unwatched: pairs that cannot be looked at, by why.
         outcomes: of feedback that goes no further, by model and outcome.
         misplaced: feedback, as JSON, on another partition than its request's pair: id, partition, JSON, headers.
     """
@@ -46,7 +46,7 @@ class Inputs:
     pairs: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     misplaced: list[tuple[str, int, bytes, list[Any]]] = field(default_factory=list)
-    unknown: int = 0
+    unwatched: Counter[str] = field(default_factory=Counter)
 
 
 def read_inputs(
@@ -66,11 +66,11 @@ def read_inputs(
         max_ahead: seconds that the clocks in a pair may be ahead.
     """
     pairs, refused = read_pairs([one for one in messages if one.topic != FEEDBACK.name], specs, now, max_ahead)
-    inputs = Inputs(unknown=unknown(pairs, specs))
+    inputs = Inputs(unwatched=unwatched(pairs))
     inputs.refused.extend(refused)
     for read in pairs:
         model, answered = read.pair.response.model, read.pair.response.outcome is Outcome.OK
-        if answered and model in specs:
+        if answered and read.unwatched is None:
             inputs.parts.append((read.pair.request.request_id, Entry(_half(read, specs[model], now))))
             inputs.pairs[model] += 1
     for message in messages:

@@ -127,7 +127,7 @@ class JoinStage(BatchStage):
                 own, self._specs, self._limits.lookup_seconds, now, self.partitions, self._limits.max_ahead_seconds
             )
             joined.refused.extend(inputs.refused)
-            self._metrics.count_unknown_model(inputs.unknown)
+            self._metrics.count_unwatched(inputs.unwatched)
             joined.misplaced.extend(
                 Outgoing(FEEDBACK.name, name, value, headers, target)
                 for name, target, value, headers in inputs.misplaced

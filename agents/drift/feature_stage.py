@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents.drift.features import Detectors, EncodedFeatures, extract
-from agents.pairs import read_pairs, unknown
+from agents.pairs import read_pairs, unwatched
 from runtime.batches import Batch, BatchStage
 from runtime.metrics import DriftMetrics
 from runtime.results import DeadLetters, Outgoing, Results
@@ -22,7 +22,7 @@ class Extracted:
 
     features: list[EncodedFeatures]
     refused: list[tuple[Any, Refusal]]
-    unknown: int
+    unwatched: Counter[str]
 
 
 class FeatureStage(BatchStage):
@@ -48,12 +48,12 @@ class FeatureStage(BatchStage):
     def compute(self, batch: Batch) -> Extracted:
         """Decode, and compute every detector's features."""
         pairs, refused = read_pairs(batch.messages, self._specs, time.time(), self._max_ahead)
-        return Extracted(extract(pairs, self._detectors), refused, unknown(pairs, self._specs))
+        return Extracted(extract(pairs, self._detectors), refused, unwatched(pairs))
 
     async def deliver(self, extracted: Extracted) -> None:
         """Publish first: batches are begun in order, and `publish` queues before it waits."""
         await self._results.publish([Outgoing(FEATURES.name, one.model, one.value) for one in extracted.features])
         await self._letters.send(extracted.refused)
-        self._metrics.count_unknown_model(extracted.unknown)
+        self._metrics.count_unwatched(extracted.unwatched)
         for model, count in Counter(one.model for one in extracted.features).items():
             self._metrics.featured.labels(model).inc(count)

@@ -22,6 +22,7 @@ from runtime.record_indices import INFERENCES
 from runtime.results import DeadLetters, Outgoing, Results
 from schemas.explanation_options import METHODS, Options
 from schemas.headers import event_headers, rfc3339, traceparent_in
+from schemas.identity import MAX_ID_BYTES
 from schemas.messages import Explanation, ExplanationRequest, LogPosition, Outcome
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
@@ -291,7 +292,7 @@ class ExplainStage(BatchStage):
         if refusal is None:
             raise TypeError("a message is a question or refused")
         await self._letters.send([(message, refusal)])
-        key = (message.key or b"").decode(errors="replace")[:256]
+        key = (message.key or b"")[:MAX_ID_BYTES].decode(errors="ignore")
         if key:
             explanation = unexplained(key, UNKNOWN, None, UNKNOWN, "invalid", refusal.detail, question.position)
             await self._results.publish([_outgoing(question, explanation)])

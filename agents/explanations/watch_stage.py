@@ -91,7 +91,7 @@ class WatchStage(BatchStage):
         for request_id, pair in seen.pairs:
             self._recent.put(request_id, pair)
         self._metrics.recent_pairs.set(len(self._recent))
-        self._metrics.count_unknown_model(len(seen.unknown))
+        self._metrics.count_unwatched({"unknown_model": len(seen.unknown)})
         wrong = await asyncio.gather(*(self._wrong(told) for told in self._affordable(seen.told)))
         await self.ask([*seen.wanted, *(one for several in wrong for one in several)])
 

@@ -13,7 +13,7 @@ from agents.outliers.policy import ExplanationPolicy
 from agents.outliers.records import document_of, index_of, traceparent_of
 from agents.outliers.settings import OutliersSettings
 from agents.outliers.verdicts import judge
-from agents.pairs import ReadPair, read_pairs, record_id_of, unknown
+from agents.pairs import ReadPair, read_pairs, record_id_of, unwatched
 from runtime.agent import AgentProcess, Context
 from runtime.batches import Batch, BatchStage
 from runtime.elasticsearch_sink import Record, RecordSink
@@ -116,7 +116,7 @@ class OutliersStage(BatchStage):
         return asked
 
     def _count(self, judged: Judged, flagged: Sequence[tuple[ReadPair, OutlierVerdict]]) -> None:
-        self._metrics.count_unknown_model(unknown(judged.pairs, self._specs))
+        self._metrics.count_unwatched(unwatched(judged.pairs))
         scores: dict[str, list[float]] = {}
         for read, verdict in zip(judged.pairs, judged.verdicts, strict=True):
             if verdict is not None:

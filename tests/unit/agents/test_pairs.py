@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from agents.pairs import ReadPair, groups, read_pairs, unknown
+from agents.pairs import ReadPair, groups, read_pairs, unwatched
 from schemas.model_spec import InputSpec, ModelSpec, WeightsSpec
 from schemas.pairs import PairWriter
 from schemas.refusal import Reason, Refusal
@@ -134,7 +134,17 @@ def test_a_pair_without_a_timestamp_is_measured_by_the_readers_clock_and_stands_
 
 def test_pairs_of_unknown_models_are_told_from_those_without_a_detector() -> None:
     pairs, _ = read([Message(pair("m")), Message(pair("other")), Message(pair("another"))], {"m": spec("m")})
-    assert unknown(pairs, {"m": spec("m")}) == 2
+    assert unwatched(pairs) == {"unknown_model": 2}
+
+
+def test_pairs_of_a_version_of_another_shape_or_with_other_classes_are_no_bad_messages_and_in_no_group() -> None:
+    fewer = spec("m").model_copy(update={"version": "2", "labels": ("a", "b")})
+    smaller = spec("n", (2, 2, 3)).model_copy(update={"version": "2"})
+    pairs, refused = read([Message(pair("m")), Message(pair("n"))], {"m": fewer, "n": smaller})
+    assert (refused, unwatched(pairs)) == ([], {"other_version": 2})
+    assert groups(pairs, ["m", "n"]) == []
+    pairs, refused = read([Message(pair("m"))], {"m": spec("m").model_copy(update={"version": "2"})})
+    assert (refused, unwatched(pairs), len(groups(pairs, ["m"]))) == ([], {}, 1)  # one that fits is looked at
 
 
 def test_a_version_so_long_that_no_record_can_be_named_by_it_is_refused() -> None:

@@ -190,3 +190,17 @@ def test_what_was_fetched_under_an_earlier_assignment_never_fills_a_room(moves: 
         elif not takes and held:
             room.give_back(held.pop(), generation)
         assert room.is_full == (sum(held) >= 100)
+
+
+def test_what_was_processed_under_an_earlier_assignment_is_forgotten() -> None:
+    app = App()
+
+    async def whole() -> None:
+        pipeline = Pipeline(app, Recording(), Bounds(10, 0.1, 2, 100), ByteRoom(1000), lambda _: None)
+        await pipeline.run(Stream([Message(0, None), Message(1, 0)]))
+        await pipeline.finish(5)
+        assert pipeline.processed == {TP("t", 0): 2}
+        app.consumer_generation_id = 2
+        assert pipeline.processed == {}  # another owner may have gone on since
+
+    asyncio.run(whole())
