@@ -102,24 +102,29 @@ class PairLookup:
         """
         until = time.monotonic() + seconds
         while True:
-            failure: StoreAway | SeveralAnswers | None = None
-            answers = self._latest(sought.request_id)
-            chosen = _decisive(sought, answers)
-            if chosen is None:
-                try:
-                    answers = [*await self._recorded(sought.request_id), *answers]
-                except StoreAway as error:
-                    failure = error
-                try:
-                    chosen = _choose(sought, answers)
-                except SeveralAnswers as error:  # the primary one may come yet
-                    failure = error
-            if chosen is not None and (found := await self._whole(chosen, method)) is not None:
-                return found
+            try:
+                return await self._find(sought, method)
+            except (NotAnswered, SeveralAnswers, StoreAway) as error:  # the pair, or the primary one, may come yet
+                failure = error
             left = until - time.monotonic()
             if left <= 0:
-                raise failure or NotAnswered(_missing(sought, answers, seconds))
+                raise failure
             await self._recent.wait(sought.request_id, min(left, POLL_SECONDS))
+
+    async def _find(self, sought: Sought, method: str) -> FoundPair:
+        away: StoreAway | None = None
+        answers = self._latest(sought.request_id)
+        chosen = _decisive(sought, answers)
+        if chosen is None:
+            try:
+                answers = [*await self._recorded(sought.request_id), *answers]
+            except StoreAway as error:
+                away = error
+            chosen = _choose(sought, answers)
+        found = None if chosen is None else await self._whole(chosen, method)
+        if found is None:
+            raise away or NotAnswered(_missing(sought, answers))
+        return found
 
     async def answers(self, request_id: str, seconds: float) -> list[InferencePair]:
         """The last answer of each model and version under an id, once there are any; empty if none come.
@@ -233,16 +238,15 @@ def _choose(sought: Sought, answers: Sequence[Answered]) -> Answered | None:
     return chosen or (fitting[0] if fitting else None)
 
 
-def _missing(sought: Sought, answers: Sequence[Answered], seconds: float) -> str:
+def _missing(sought: Sought, answers: Sequence[Answered]) -> str:
     if not answers:
         return (
-            f"no pair of id {sought.request_id} among the latest or in the record store, within {seconds:.1f} s; "
-            "send the image with the question"
+            f"no pair of id {sought.request_id} among the latest or in the record store; send the image with the "
+            "question"
         )
     version = "" if sought.version is None else f" of version {sought.version}"
     return (
-        f"no answer{version} of model {sought.model or 'any'} to {sought.request_id}, within {seconds:.1f} s; "
-        f"there is {_named(_last(answers))}"
+        f"no answer{version} of model {sought.model or 'any'} to {sought.request_id}; there is {_named(_last(answers))}"
     )
 
 
