@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from runtime import tensorflow_environment
 from runtime.errors import ConfigurationError
 from runtime.model_folder import ModelFolder, sha256_of
+from schemas.model_spec import InputSpec
 from schemas.network_spec import LayerSpec, NetworkSpec
 
 tensorflow_environment.prepare()  # TensorFlow is imported later
@@ -55,18 +56,18 @@ class CompiledFunction:
     """A function of images as one graph for each of uint8 and float32, scaling of uint8 included.
 
     Args:
-        function: from a float32 tensor (n, *shape) in 0..1 to a tensor (n, ...).
-        shape: of one image.
-        scale: uint8 values are divided by it.
+        function: from a float32 tensor (n, *shape), as the model takes it, to a tensor (n, ...).
+        images: what the model takes.
     """
 
-    def __init__(self, function: Callable[[Any], Any], shape: tuple[int, ...], scale: float) -> None:
+    def __init__(self, function: Callable[[Any], Any], images: InputSpec) -> None:
         import tensorflow as tf
 
         self._tf = tf
-        self._shape = shape
+        self._shape = images.shape
+        values = images.byte_values
         self._graphs = {
-            "uint8": self._trace(lambda x: function(tf.cast(x, tf.float32) / scale), tf.uint8),
+            "uint8": self._trace(lambda x: function(tf.gather(values, tf.cast(x, tf.int32))), tf.uint8),
             "float32": self._trace(function, tf.float32),
         }
 
@@ -76,7 +77,7 @@ class CompiledFunction:
         return self._tf.function(function, input_signature=signature, autograph=False).get_concrete_function()
 
     def __call__(self, images: Images) -> NDArray[np.float32]:
-        """Results (n, ...) for images (n, *shape), uint8 or float32 in 0..1.
+        """Results (n, ...) for images (n, *shape), uint8, or float32 as the model takes them.
 
         Raises:
             ValueError: images of another shape or type.

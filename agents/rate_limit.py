@@ -19,11 +19,16 @@ class RateLimit:
         self._tokens = float(self._burst)
         self._at = clock()
 
-    def take(self, wanted: int) -> int:
-        """How many of `wanted` may pass now."""
+    @property
+    def available(self) -> int:
+        """How many may pass now."""
         now = self._clock()
         self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_second)
         self._at = now
-        passed = min(wanted, int(self._tokens))
+        return int(self._tokens)
+
+    def take(self, wanted: int) -> int:
+        """How many of `wanted` pass now."""
+        passed = min(wanted, self.available)
         self._tokens -= passed
         return passed

@@ -30,6 +30,8 @@ from schemas.refusal import Refusal
 
 MAX_OUTLIERS = 10_000
 EXPLAINED = ("ok", "no_anchor")
+Prediction = tuple[str, str | None, str | None]
+"""Request id, model, version."""
 COLUMNS = ("answer", "outcome", "precision", "coverage", "segments", "evaluations", "seconds")
 
 
@@ -79,15 +81,16 @@ def _questions(options: ExplainOptions, settings: Settings) -> Iterator[Explanat
         "options": _checked_options(options),
         "asked_by": "modelwatch explain",
         "asked_at": utc_now(),
-        "model": options.model,
     }
     if options.image is not None:
         image = _read_image(options.image, options.model, settings)
-        yield ExplanationRequest(request_id=f"{options.image.stem[:200]}-{uuid_utils.uuid7()}", image=image, **fields)
+        yield ExplanationRequest(
+            request_id=f"{options.image.stem[:200]}-{uuid_utils.uuid7()}", image=image, model=options.model, **fields
+        )
         return
-    ids = [options.request_id] if options.request_id else _outliers(settings, options)
-    for request_id in ids:
-        yield ExplanationRequest(request_id=str(request_id), **fields)
+    flagged = [] if options.request_id else _outliers(settings, options)
+    for request_id, model, version in flagged or [(str(options.request_id), options.model, None)]:
+        yield ExplanationRequest(request_id=request_id, model=model, model_version=version, **fields)
 
 
 def read_pairs(texts: Iterable[str]) -> dict[str, Scalar]:
@@ -136,8 +139,8 @@ def _read_image(path: Path, model: str | None, settings: Settings) -> Tensor:
     return Tensor(dtype=ImageDtype(images.dtype.name), shape=images.shape[1:], data=images[0].tobytes())
 
 
-def _outliers(settings: Settings, options: ExplainOptions) -> list[str]:
-    """Ids of the flagged pairs since `--last`, the oldest first."""
+def _outliers(settings: Settings, options: ExplainOptions) -> list[Prediction]:
+    """The flagged pairs since `--last`, the oldest first."""
     since = utc_now() - duration("--last", options.last)
     key, ca_certs = settings.elasticsearch_api_key, settings.elasticsearch_ca_certs
     secure: dict[str, Any] = {"ca_certs": str(ca_certs)} if ca_certs else {}
@@ -152,7 +155,7 @@ def _outliers(settings: Settings, options: ExplainOptions) -> list[str]:
         store.close()
 
 
-def _flagged(store: Elasticsearch, since: datetime, model: str | None) -> Iterator[str]:
+def _flagged(store: Elasticsearch, since: datetime, model: str | None) -> Iterator[Prediction]:
     terms: list[dict[str, Any]] = [
         {"term": {"outlier.is_outlier": True}},
         {"range": {"@timestamp": {"gte": since.isoformat()}}},
@@ -164,18 +167,20 @@ def _flagged(store: Elasticsearch, since: datetime, model: str | None) -> Iterat
         query={"bool": {"filter": terms}},
         size=MAX_OUTLIERS,
         sort=[{"@timestamp": "asc"}],
-        source=False,
+        source_includes=["request_id", "response.model", "response.model_version"],
         allow_no_indices=True,
     )["hits"]["hits"]
     if not found:
         raise ConfigurationError(f"no pair was flagged since {since:%Y-%m-%d %H:%M:%S} UTC; reach back with --last")
     for hit in found:
-        yield hit["_id"]
+        source = hit["_source"]
+        yield source["request_id"], source["response"]["model"], source["response"]["model_version"]
 
 
 def _picture(folder: Path, answer: Explanation) -> Path:
     """Where the overlay goes; ids may hold anything."""
-    return folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', answer.request_id)[:200]}-{answer.method}.png"
+    name = f"{answer.request_id[:150]}-{answer.model[:64]}-{answer.method}"
+    return folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.png"
 
 
 def _summary(answer: Explanation, folder: Path) -> dict[str, Any]:

@@ -16,6 +16,11 @@ class Budget:
         self._changed = threading.Condition()
 
     @property
+    def total(self) -> int:
+        """Bytes that may be taken at once."""
+        return self._total
+
+    @property
     def taken(self) -> int:
         """Bytes taken now."""
         return self._taken

@@ -1,11 +1,15 @@
 """What the worker writes: a part's pairs as message values, and the dead letter of a refused message."""
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from inference.batcher import Answer
 from inference.chunks import Part, Refused
 from schemas.headers import dead_letter_headers
 from schemas.pairs import PairWriter
+from schemas.refusal import Reason, Refusal
 from schemas.topics import DEAD_LETTERS
 
 STAGE = "inference"
@@ -19,8 +23,8 @@ def dead_letter(refused: Refused) -> dict[str, Any]:
     A message that came compressed may be larger than any topic takes. Its letter has our headers only: they say where
     it lies for as long as the requests are kept.
     """
-    message, detail = refused.message, refused.refusal.detail
-    value, key, headers = message.value(), message.key(), refused.headers or []
+    message, detail = refused.source.message, refused.refusal.detail
+    value, key, headers = message.value(), message.key(), refused.source.headers or []
     size = len(value or b"") + len(key or b"") + sum(len(name.encode()) + len(held or b"") for name, held in headers)
     if size > MAX_LETTER_BYTES:
         value, key, headers = None, None, []
@@ -29,8 +33,25 @@ def dead_letter(refused: Refused) -> dict[str, Any]:
     return {"value": value, "key": key, "headers": dead_letter_headers(headers, *ours)}
 
 
-def encode_part(writer: PairWriter, part: Part, answer: Answer, received_at: float, answered_at: float) -> list[bytes]:
-    """The part's pairs as message values, in order; requests that expired have no prediction."""
+def unanswered(model: str, names: Sequence[str]) -> Refusal:
+    """Why there are no pairs of images about which the model answered nothing usable."""
+    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    refusal = Refusal(
+        Reason.UNUSABLE_ANSWER,
+        f"model {model} answered what is no probability, or not finite, about {len(names)} image(s): {shown}; "
+        "look at these images and at the model",
+    )
+    refusal.model = model
+    return refusal
+
+
+def encode_part(
+    writer: PairWriter, part: Part, answer: Answer, received_at: float, answered_at: float
+) -> list[bytes | None]:
+    """The part's pairs as message values, in order.
+
+    Requests that expired have no prediction; those about which the model answered nothing usable have no pair: None.
+    """
     queued = [max(0.0, received_at - sent_at) for sent_at in part.sent_at]
     waited = [max(0.0, answer.started_at - received_at)] * len(queued)
 
@@ -51,10 +72,13 @@ def encode_part(writer: PairWriter, part: Part, answer: Answer, received_at: flo
             answered_at,
         )
 
-    if answer.expired is None:
-        return encode(list(range(len(queued))), answer.outputs, answer.batch_size)
-    values: list[bytes] = [b""] * len(queued)
-    for mask, is_live in ((~answer.expired, True), (answer.expired, False)):
+    unusable = writer.unusable(answer.outputs)
+    if answer.expired is None and unusable is None:
+        return [*encode(list(range(len(queued))), answer.outputs, answer.batch_size)]
+    expired = np.zeros(len(queued), bool) if answer.expired is None else answer.expired
+    live = ~expired if unusable is None else ~expired & ~unusable
+    values: list[bytes | None] = [None] * len(queued)
+    for mask, is_live in ((live, True), (expired, False)):
         rows = mask.nonzero()[0].tolist()
         if rows:
             outputs = answer.outputs[mask] if is_live else None

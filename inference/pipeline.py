@@ -6,14 +6,16 @@ starts at the committed offsets: the same path as after a crash, and the only on
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from inference.batcher import Batcher
-from inference.chunks import Decode, build_chunk
+from inference.budget import Budget
+from inference.chunks import Chunk, Decode, build_chunk
 from inference.publisher import Publisher
 from inference.settings import WorkerSettings
 from runtime import kafka
@@ -35,6 +37,10 @@ POLL_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
 LAG_SECONDS = 1.0
 ERROR_LOG_SECONDS = 10.0
+FETCH_MESSAGES = 8
+"""Taken from the client at once: the bytes of so many are not bounded but by the topic."""
+QUEUE_KBYTES = 64 << 10
+"""Of pairs that the client holds until the brokers have them."""
 
 
 class Pipeline:
@@ -62,10 +68,14 @@ class Pipeline:
         self._decode = decode
         self._batch_sizes = batch_sizes
         self._fetch_size = max(batch_sizes.values())
+        # What is decoded and not yet handed over comes on top of what is in hand.
+        self._chunk_bytes = settings.decoded_bytes // 8
+        self._budget = Budget(settings.decoded_bytes - self._chunk_bytes)
         self._metrics = metrics
         self._on_ready = on_ready
         self._beat = beat
         self._group: Any = None
+        self._assignments = 0
         self._error_log_due = 0.0
         self._lag_due = 0.0
         self._refused_credentials: KafkaError | None = None
@@ -75,6 +85,7 @@ class Pipeline:
                 settings,
                 transactional_id=f"{settings.group}-{settings.instance}",
                 error_cb=self._on_client_error,
+                **{"queue.buffering.max.kbytes": QUEUE_KBYTES},
             ),
             writers,
             metrics,
@@ -135,21 +146,52 @@ class Pipeline:
         self._publisher.check()
         if self._gone is not None:
             raise TransientError(f"a topic or its partitions are gone: {self._gone.str()}")
-        # Partitions may come and go inside this call: librdkafka then takes what was of the revoked ones off the list.
-        messages = self._consumer.consume(self._fetch_size, self._settings.max_wait_seconds)
-        received_at = time.time()
-        good = [message for message in messages if not _is_error(message)]
-        if good:
-            chunk = build_chunk(good, self._decode, self._batch_sizes.__getitem__, received_at, self._group)
-            for part in chunk.parts:
-                self._batcher.submit(part.job)
-            while not self._publisher.put(chunk, timeout=POLL_SECONDS):
-                self._publisher.check()
-                if not self._goes_on(stopping):
-                    return  # it is not committed, so it is read again after the start
+        messages = self._fetch()
+        received_at, group = time.time(), self._group
+        left = deque(message for message in messages if not _is_error(message))
+        while left:
+            # Taken off one by one: what is decoded need not be kept as it came.
+            chunk = build_chunk(
+                _taken(left), self._decode, self._batch_sizes.__getitem__, received_at, group, self._chunk_bytes
+            )
+            if not self._hand_over(chunk, stopping):
+                return  # it is not committed, so it is read again after the start
         self._measure_lag()
 
+    def _fetch(self) -> list[Any]:
+        """Messages for a batch: as many as come in time, or fewer where they are large."""
+        messages: list[Any] = []
+        size, until = 0, time.monotonic() + self._settings.max_wait_seconds
+        while len(messages) < self._fetch_size and size < self._chunk_bytes:
+            count = min(FETCH_MESSAGES, self._fetch_size - len(messages))
+            assignments = self._assignments
+            # Partitions may come and go inside this call: librdkafka then takes what was of the revoked ones off what
+            # it returns. What was read before is not ours any more, and read again by whom it belongs to.
+            came = self._consumer.consume(count, max(0.0, until - time.monotonic()))
+            messages = [*messages, *came] if self._assignments == assignments else came
+            size = sum(len(message.value() or b"") for message in messages)
+            if len(came) < count:
+                break
+        return messages
+
+    def _hand_over(self, chunk: Chunk, stopping: threading.Event) -> bool:
+        """To those who compute and publish, when there is room; False if told to stop before."""
+        held = min(chunk.nbytes, self._budget.total)
+        while not self._budget.acquire(held, POLL_SECONDS):
+            self._publisher.check()
+            if not self._goes_on(stopping):
+                return False
+        chunk.on_end = partial(self._budget.release, held)
+        for part in chunk.parts:
+            self._batcher.submit(part.job)
+        while not self._publisher.put(chunk, timeout=POLL_SECONDS):
+            self._publisher.check()
+            if not self._goes_on(stopping):
+                return False
+        return True
+
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._assignments += 1
         self._group = consumer.consumer_group_metadata()
         if not consumer.memberid():
             # Brokers take offsets without a member's name unchecked (KIP-447), and then nothing fences us.
@@ -159,6 +201,7 @@ class Pipeline:
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Commit all that is in hand before the partitions go to somebody else."""
+        self._assignments += 1
         self._forget_lag(partitions)
         if self._publisher.failure is not None:
             return  # nothing of this pipeline will be committed any more
@@ -205,6 +248,11 @@ class Pipeline:
                 self._metrics.consumer_lag.remove(partition.topic, str(partition.partition))
             except KeyError:
                 continue  # it was never measured
+
+
+def _taken(messages: deque[Any]) -> Iterator[Any]:
+    while messages:
+        yield messages.popleft()
 
 
 def _is_error(message: Any) -> bool:

@@ -14,6 +14,7 @@ from runtime.errors import ConfigurationError
 from runtime.logging import get_logger
 from runtime.model_folder import ModelFolder
 from schemas.model_spec import ModelSpec
+from schemas.pairs import ROUNDING
 
 log = get_logger(__name__)
 
@@ -33,7 +34,7 @@ class Predictor(Protocol):
         """Outputs for the images of all `parts`, in order: probabilities, or values of a regression model.
 
         Args:
-            parts: arrays (n_i, *shape), all uint8 in 0..255 or all float32 in 0..1; together at most the largest batch.
+            parts: arrays (n_i, *shape), all uint8 or all float32 as the model takes them; at most the largest batch.
 
         Returns:
             (sum of n_i, labels) float32.
@@ -79,7 +80,7 @@ def join_parts(parts: Sequence[Images], sizes: Sequence[int]) -> tuple[Images, i
 
 
 class KerasPredictor:
-    """A Keras model, frozen into one TensorFlow graph a dtype; the scaling is part of the graph."""
+    """A Keras model as one TensorFlow graph a dtype; scaling, and softmax of logits, are part of the graph."""
 
     def __init__(self, folder: ModelFolder, settings: WorkerSettings) -> None:
         import tensorflow as tf
@@ -88,16 +89,19 @@ class KerasPredictor:
         self._spec = folder.spec
         self.device = _prepare_device(tf, settings)
         model = _load(folder)
-        scale = folder.spec.input.scale
+        values = folder.spec.input.byte_values
+        finish = tf.nn.softmax if folder.spec.outputs == "logits" else tf.identity
+
+        def answer(x: Any) -> Any:
+            return tf.nest.map_structure(finish, model(x, training=False))
+
         self._graphs = {
-            "uint8": self._freeze(lambda x: model(tf.cast(x, tf.float32) / scale, training=False), tf.uint8),
-            "float32": self._freeze(lambda x: model(x, training=False), tf.float32),
+            "uint8": self._trace(lambda x: answer(tf.gather(values, tf.cast(x, tf.int32))), tf.uint8),
+            "float32": self._trace(answer, tf.float32),
         }
 
-    def _freeze(self, function: Callable[[Any], Any], dtype: Any) -> Any:
+    def _trace(self, function: Callable[[Any], Any], dtype: Any) -> Any:
         """One graph for every batch size: a concrete function cannot be traced again, whatever comes in."""
-        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
         signature = [self._tf.TensorSpec([None, *self._spec.input.shape], dtype)]
         traced = self._tf.function(function, input_signature=signature, autograph=False)
         try:
@@ -114,10 +118,16 @@ class KerasPredictor:
                 f"model {self._spec.name} answers {' and '.join(map(str, widths))} numbers but model.yaml has "
                 f"{len(self._spec.labels)} labels"
             )
-        return convert_variables_to_constants_v2(concrete)
+        return concrete
 
     def warm_up(self) -> None:
-        """Compute every batch size of every dtype once."""
+        """Compute every batch size of every dtype once, and look at what the model answers about noise.
+
+        Raises:
+            ConfigurationError: it answers no probabilities, or nothing finite at all.
+        """
+        noise = np.random.default_rng(0).integers(0, 256, (self._spec.max_batch, *self._spec.input.shape), np.uint8)
+        self._check_answers(self.predict([noise]))
         for dtype in self._graphs:
             for size in self._spec.batch_sizes:
                 self.predict([np.zeros((size, *self._spec.input.shape), dtype=dtype)])
@@ -125,8 +135,23 @@ class KerasPredictor:
     def predict(self, parts: Sequence[Images]) -> Outputs:
         """See `Predictor`."""
         batch, count = join_parts(parts, self._spec.batch_sizes)
-        answer: Outputs = self._graphs[batch.dtype.name](self._tf.constant(batch))[0].numpy()[:count]
-        return answer
+        [answer] = self._tf.nest.flatten(self._graphs[batch.dtype.name](self._tf.constant(batch)))
+        outputs: Outputs = answer.numpy()[:count]
+        return outputs
+
+    def _check_answers(self, outputs: Outputs) -> None:
+        finite = outputs[np.isfinite(outputs).all(axis=1)]
+        if not len(finite):
+            raise ConfigurationError(
+                f"model {self._spec.name} answers nothing finite about {len(outputs)} images of noise: check its "
+                "weights, and input.scale"
+            )
+        least, most = float(finite.min()), float(finite.max())
+        if self._spec.classes and (least < -ROUNDING or most > 1 + ROUNDING):
+            raise ConfigurationError(
+                f"model {self._spec.name} answers numbers from {least:g} to {most:g}, which are no probabilities; if "
+                "they are logits, write `outputs: logits` into its model.yaml"
+            )
 
 
 def _prepare_device(tf: Any, settings: WorkerSettings) -> str:

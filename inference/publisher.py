@@ -16,8 +16,8 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from inference.batcher import Answer
-from inference.chunks import Chunk, Part
-from inference.outgoing import STAGE, dead_letter, encode_part
+from inference.chunks import Chunk, Part, Refused, Source
+from inference.outgoing import STAGE, dead_letter, encode_part, unanswered
 from runtime.errors import ConfigurationError, FatalError, TransientError
 from runtime.kafka import produce
 from runtime.logging import get_logger
@@ -199,20 +199,32 @@ class Publisher:
         if not self._uncommitted:
             self._call(self._producer.begin_transaction)
         self._uncommitted.append(chunk)
+        failed: dict[Source, list[str]] = {}
         for part in chunk.parts:
-            self._publish_part(part, part.job.future.result(), chunk.received_at)
+            for source, request_id in self._publish_part(part, part.job.future.result(), chunk.received_at):
+                failed.setdefault(source, []).append(request_id)
+        models = {source: part.job.model for part in chunk.parts for source in part.sources} if failed else {}
+        chunk.refused += [Refused(one, unanswered(models[one], names), len(names)) for one, names in failed.items()]
         for refused in chunk.refused:
             produce(self._producer, DEAD_LETTERS.name, **dead_letter(refused))
         self._producer.poll(0)
 
-    def _publish_part(self, part: Part, answer: Answer, received_at: float) -> None:
+    def _publish_part(self, part: Part, answer: Answer, received_at: float) -> list[tuple[Source, str]]:
+        """Publish its pairs; returns the message and id of each request that has no usable answer."""
         answered_at = time.time()
         values = encode_part(self._writers[part.job.model], part, answer, received_at, answered_at)
         ce_time = rfc3339(answered_at)
         for request_id, value, traceparent in zip(part.request_ids, values, part.traceparents, strict=True):
+            if value is None:
+                continue
             headers = event_headers(request_id, PAIR_TYPE, WORKER_SOURCE, ce_time, part.job.model, traceparent)
             produce(self._producer, PAIRS.name, value=value, key=request_id, headers=headers)
         observe_many(self._metrics.queue.labels(part.job.model), [answer.started_at - received_at] * len(values))
+        part.unusable = values.count(None)
+        if not part.unusable:
+            return []
+        found = zip(part.sources, part.request_ids, values, strict=True)
+        return [(source, request_id) for source, request_id, value in found if value is None]
 
     def _commit(self) -> None:
         if not self._uncommitted or self.failure is not None:
@@ -228,6 +240,7 @@ class Publisher:
         self._metrics.transactions.labels("committed").inc()
         for chunk in self._uncommitted:
             self._count(chunk)
+            chunk.on_end()
         self._uncommitted = []
 
     def _count(self, chunk: Chunk) -> None:
@@ -239,12 +252,13 @@ class Publisher:
             model, count = part.job.model, len(part.request_ids)
             if expired:
                 self._metrics.requests.labels(model, "expired", "kafka").inc(expired)
-            self._metrics.requests.labels(model, "ok", "kafka").inc(count - expired)
+            self._metrics.requests.labels(model, "ok", "kafka").inc(count - expired - part.unusable)
             latencies = [now - sent_at for sent_at in part.sent_at]
             observe_many(self._metrics.request_latency.labels(model, "kafka"), latencies)
         for refused in chunk.refused:
             self._metrics.dead_letters.labels(STAGE, refused.refusal.reason.value).inc()
-            self._metrics.requests.labels("unknown", "refused", "kafka").inc()
+            model = refused.refusal.model or "unknown"
+            self._metrics.requests.labels(model, "refused", "kafka").inc(refused.images)
 
     def _abort(self) -> None:
         if not self._uncommitted:

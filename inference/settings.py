@@ -11,7 +11,9 @@ class WorkerSettings(Settings):
     max_wait_seconds: float = Field(0.01, gt=0, le=5)
     """Longest wait for a batch to fill. Longer: fuller batches; shorter: lower latency when traffic is thin."""
     pipeline_depth: int = Field(4, ge=1, le=64)
-    """Chunks of messages between fetching and publishing. Bounds memory; 1 disables the overlap."""
+    """Chunks of messages between fetching and publishing; 1 disables the overlap."""
+    decoded_bytes: int = Field(256 << 20, ge=96 << 20)
+    """Bytes of messages and decoded images of Kafka callers in hand; fetching waits while there are more."""
     transaction_seconds: float = Field(0.05, gt=0, le=10)
     """Least time between two commits under load, so that several batches share a transaction."""
     group: str = "modelwatch-inference"

@@ -6,13 +6,14 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
 from elasticsearch import AsyncElasticsearch
 from runtime import kafka, tensorflow_environment
-from runtime.batches import Pipeline, Stage
+from runtime.batches import Bounds, Pipeline, Stage
+from runtime.byte_room import ByteRoom
 from runtime.elasticsearch_sink import OnRejected, RecordSink, client_from_settings
 from runtime.errors import FatalError, ModelwatchError, TransientError
 from runtime.faust_app import create_app, end_process, raw_topic
@@ -63,22 +64,27 @@ class Context:
         """A writer of records."""
         return RecordSink(self.store, self.metrics, on_rejected)
 
-    def subscribe(self, topics: Topic | Sequence[Topic], stage: Stage[Any], depth: int | None = None) -> Pipeline[Any]:
-        """Take the messages of a topic, or of several as one stream, through a stage, `depth` batches at a time."""
+    def subscribe(
+        self, topics: Topic | Sequence[Topic], stage: Stage[Any], depth: int | None = None, **bounds: int
+    ) -> Pipeline[Any]:
+        """Take the messages of a topic, or of several as one stream, through a stage.
+
+        Args:
+            depth: batches at a time; None: as many as is set.
+            bounds: others than are set, by the names that they have in `Bounds`.
+        """
         settings = self.settings
-        pipeline = Pipeline(
-            self.app,
-            stage,
-            settings.batch_size,
-            settings.batch_seconds,
-            depth or settings.batches_in_flight,
-            end_process,
+        own = Bounds(
+            settings.batch_size, settings.batch_seconds, depth or settings.batches_in_flight, settings.batch_bytes
         )
+        room = ByteRoom(settings.bytes_in_flight)
+        pipeline = Pipeline(self.app, stage, replace(own, **bounds), room, end_process)
 
         async def take(stream: Any) -> None:
             await pipeline.run(stream)
 
         names = [topic.name for topic in ([topics] if isinstance(topics, Topic) else topics)]
+        self.app.rooms |= dict.fromkeys(names, room)
         self.app.agent(raw_topic(self.app, names), name=f"{type(stage).__name__}")(take)
         self.pipelines.append(pipeline)
         return pipeline

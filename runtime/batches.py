@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from faust.types import TP
 
+from runtime.byte_room import ByteRoom, size_of, split
 from runtime.errors import FatalError
 
 Result = TypeVar("Result")
@@ -52,14 +53,31 @@ class BatchStage:
         return batch.ends()
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What a pipeline has in hand at most.
+
+    Attributes:
+        size: messages in a batch.
+        within: seconds after which a batch that is not full is taken, counted from the batch before.
+        depth: batches that are not acknowledged.
+        batch_bytes: of the messages in a batch; a larger message is a batch of its own.
+        messages: that are being delivered; None: as many as there are in `depth` batches.
+    """
+
+    size: int
+    within: float
+    depth: int
+    batch_bytes: int
+    messages: int | None = None
+
+
 class Pipeline(Generic[Result]):
     """Takes a stream's batches through a stage.
 
     Args:
         app: the Faust app, see `runtime.faust_app`.
-        size: most messages in a batch.
-        within: seconds after which a batch that is not full is taken, counted from the batch before.
-        depth: most batches whose delivery is under way.
+        room: counts the bytes in hand.
         on_fatal: gets what `compute` or `deliver` raised; must not return to normal work.
     """
 
@@ -67,26 +85,36 @@ class Pipeline(Generic[Result]):
         self,
         app: Any,
         stage: Stage[Result],
-        size: int,
-        within: float,
-        depth: int,
+        bounds: Bounds,
+        room: ByteRoom,
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         self._app = app
         self._stage = stage
-        self._size = size
-        self._within = within
-        self._slots = asyncio.Semaphore(depth)
+        self._bounds = bounds
+        self._room = room
+        self._slots = asyncio.Semaphore(bounds.depth)
         self._on_fatal = on_fatal
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=type(stage).__name__)
         self._tasks: set[asyncio.Task[None]] = set()
         self._last: asyncio.Task[None] | None = None
         self._stopping = False
         self._computing = threading.Event()
+        self._delivering = 0
+        self._freed = asyncio.Event()
         self._taken: dict[TP, int] = {}
         self._taken_under = -1
+        self._processed: dict[TP, int] = {}
+        self._processed_under = -1
         self.delivered = 0
-        self.processed: dict[TP, int] = {}
+
+    @property
+    def processed(self) -> Mapping[TP, int]:
+        """The offset behind the last message processed under the present assignment, by partition.
+
+        What was processed before says nothing: another owner may have gone on since.
+        """
+        return self._processed if self._processed_under == self._app.consumer_generation_id else {}
 
     @property
     def busy(self) -> bool:
@@ -121,13 +149,14 @@ class Pipeline(Generic[Result]):
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
 
     async def _batches(self, stream: Any) -> AsyncIterator[Batch]:
-        async for events in stream.noack_take(self._size, within=self._within):
+        async for events in stream.noack_take(self._bounds.size, within=self._bounds.within):
             # A rebalance leaves old messages in the buffer; who owns their partitions now reads them again.
             generation = self._app.consumer_generation_id
             current = [event.message for event in events if event.message.generation_id == generation]
             if current:
                 self._check_chain(current, generation)
-                yield Batch(current, generation)
+                for part in split(current, self._bounds.batch_bytes):
+                    yield Batch(part, generation)
 
     def _check_chain(self, messages: list[Any], generation: int) -> None:
         """Each message follows the one that the consumer read before it.
@@ -148,6 +177,7 @@ class Pipeline(Generic[Result]):
 
     async def _take(self, batch: Batch) -> None:
         await self._slots.acquire()
+        await self._wait_for_turn(len(batch.messages))
         self._computing.set()
         result = await self.in_thread(self._stage.compute, batch)
         self._computing.clear()
@@ -156,16 +186,38 @@ class Pipeline(Generic[Result]):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _wait_for_turn(self, count: int) -> None:
+        """Until so many more messages may be delivered; a batch larger than the bound goes alone."""
+        most = self._bounds.messages
+        while most is not None and self._delivering and self._delivering + count > most:
+            self._freed.clear()
+            await self._freed.wait()
+        self._delivering += count
+
     async def _deliver(self, batch: Batch, result: Result, before: "asyncio.Task[None] | None") -> None:
         try:
             await self._stage.deliver(result)
+            safe, ends, generation = self._stage.safe(batch, result), batch.ends(), batch.generation
+            self._let_go(batch)
+            del batch, result  # while earlier batches are waited for, they would take memory
             if before is not None:
                 await before  # acknowledged in order, so that the safe offset never passes work in hand
-            for tp, offset in self._stage.safe(batch, result).items():
-                self._app.consumer.mark_safe(tp, offset, batch.generation)
-            self.processed.update(batch.ends())
+            for tp, offset in safe.items():
+                self._app.consumer.mark_safe(tp, offset, generation)
+            self._note_processed(ends, generation)
             self.delivered += 1
         except Exception as error:
             self._on_fatal(error)
         finally:
             self._slots.release()
+
+    def _note_processed(self, ends: Mapping[TP, int], generation: int) -> None:
+        if generation == self._app.consumer_generation_id:
+            if generation != self._processed_under:
+                self._processed, self._processed_under = {}, generation
+            self._processed.update(ends)
+
+    def _let_go(self, batch: Batch) -> None:
+        self._room.give_back(sum(map(size_of, batch.messages)), batch.generation)
+        self._delivering -= len(batch.messages)
+        self._freed.set()

@@ -3,7 +3,8 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal, cast
@@ -108,19 +109,36 @@ class RecordSink:
         self._slots = asyncio.Semaphore(max_concurrent)
         self._first_wait = first_wait
         self._max_wait = max_wait
+        self._under_way: list[tuple[set[tuple[str, str]], asyncio.Event]] = []
 
     async def write(self, records: Sequence[Record]) -> None:
         """Return when each record is stored, or was given to `on_rejected`.
 
-        Records under one id are stored in the order given. A store that is away or busy is waited for without end.
+        Records under one id are stored in the order given, also by several calls at once. A store that is away or busy
+        is waited for without end.
 
         Raises:
             ConfigurationError: the store refuses our credentials, or is none that this client can talk to.
         """
-        for wave in _waves(records):
-            actions = await self._encode(wave)
-            bulks = _bulks(actions, self._max_documents, self._max_bytes)
-            await _all_or_none(self._deliver(bulk) for bulk in bulks)
+        async with self._after_earlier({(record.index, record.id) for record in records}):
+            for wave in _waves(records):
+                actions = await self._encode(wave)
+                bulks = _bulks(actions, self._max_documents, self._max_bytes)
+                await _all_or_none(self._deliver(bulk) for bulk in bulks)
+
+    @asynccontextmanager
+    async def _after_earlier(self, ids: set[tuple[str, str]]) -> AsyncIterator[None]:
+        """Wait for the calls before that write any of these documents, too."""
+        earlier = [ended for others, ended in self._under_way if not ids.isdisjoint(others)]
+        own = ids, asyncio.Event()
+        self._under_way.append(own)
+        try:
+            for ended in earlier:
+                await ended.wait()
+            yield
+        finally:
+            self._under_way.remove(own)
+            own[1].set()
 
     async def _encode(self, records: Iterable[Record]) -> list[_Action]:
         actions = []

@@ -16,6 +16,7 @@ from faust.auth import SASLCredentials, SSLCredentials
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from runtime.byte_room import ByteRoom, size_of
 from runtime.errors import CONFIGURATION_EXIT, ConfigurationError
 from runtime.logging import get_logger
 from runtime.settings import Settings
@@ -29,8 +30,10 @@ REQUEST_SECONDS = 90.0
 REBALANCE_SECONDS = 60.0
 COMMIT_SECONDS = 1.0
 METADATA_MS = 10_000
-FETCH_BYTES = 8 << 20
+FETCH_BYTES = 2 << 20
 """Of one partition. Images are some kilobytes; one message larger than this is fetched alone."""
+ROOM_SECONDS = 0.05
+"""Between two looks for room, while the messages in hand are too large for more."""
 
 
 class CommittedConsumerThread(driver.AIOKafkaConsumerThread):
@@ -76,6 +79,7 @@ class ExplicitConsumer(driver.Consumer):
     """
 
     RebalanceListener = EpochListener
+    app: Any
     _thread: CommittedConsumerThread
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -83,6 +87,7 @@ class ExplicitConsumer(driver.Consumer):
         self._safe: dict[TP, int] = {}
         self._confirmed: dict[TP, int] = {}
         self._handed: dict[TP, int] = {}
+        self._began: dict[TP, int] = {}
         self._chained_under = -1
 
     def _new_consumer_thread(self) -> CommittedConsumerThread:
@@ -104,15 +109,31 @@ class ExplicitConsumer(driver.Consumer):
             if self.app.consumer_generation_id != generation:
                 break
             self._chain(tp, message)
+            if (room := self.app.rooms.get(tp.topic)) is not None:
+                room.take(size_of(message), generation)
             yield tp, message
         if self.app.consumer_generation_id != generation and self.assignment():
             await self._begin_again()
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
+        """Fetch nothing of streams whose messages in hand are too large for more; Faust counts messages only."""
+        rooms = self.app.rooms
+        asked = active_partitions or set()
+        open_ones = {tp for tp in asked if tp.topic not in rooms or not rooms[tp.topic].is_full}
+        if len(open_ones) < len(asked):
+            timeout = ROOM_SECONDS
+        if asked and not open_ones:
+            await self.sleep(ROOM_SECONDS)
+            return {}
+        return await super()._getmany(open_ones, timeout)
 
     def _chain(self, tp: TP, message: Any) -> None:
         """Tell each message which one was before it, so that a hole shows (`runtime.batches`); None at a beginning."""
         if self._chained_under != self.app.consumer_generation_id:
             self._chained_under, self._handed = self.app.consumer_generation_id, {}
         message.previous_offset = self._handed.get(tp)
+        if message.previous_offset is None:
+            self._began[tp] = message.offset
         self._handed[tp] = message.offset
 
     async def _begin_again(self) -> None:
@@ -135,17 +156,20 @@ class ExplicitConsumer(driver.Consumer):
         return {tp: self._confirmed.get(tp, 0) for tp, offset in self._safe.items() if self._should_commit(tp, offset)}
 
     def lag(self, tp: TP, processed: int | None) -> int | None:
-        """Messages not processed yet; None while the partition's end is unknown.
+        """Messages not processed yet; None while the partition's end or our place in it is unknown.
 
         A transaction's marker at the end is no message, and so never processed; the fetch position is behind it.
+
+        Args:
+            processed: the offset behind the last message processed under this assignment; None: none was.
         """
         position, end = self._thread.ends(tp)
-        read = self._read_offset[tp]
-        if end is None:
-            return None
-        if position is not None and position >= end and (read is None or processed is None or processed > read):
-            return 0
-        return max(0, end - (processed or self._confirmed.get(tp) or 0))
+        handed = self._handed.get(tp)
+        if handed is None or (processed is not None and processed > handed):
+            place = position  # whatever was handed over is processed
+        else:
+            place = self._began[tp] if processed is None else processed
+        return None if end is None or place is None else max(0, end - place)
 
     def highwater(self, tp: TP) -> int:
         """End of the partition, 0 while unknown. Faust's asserts, and crashes when a rebalance comes between."""
@@ -190,10 +214,12 @@ class HardenedApp(faust.App):
     """A Faust app that ends the process when any of its services crashes: Faust's own way out may hang."""
 
     on_fatal: Callable[[BaseException], None]
+    rooms: dict[str, ByteRoom]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.on_fatal = end_process
+        self.rooms = {}
 
     def _create_directories(self) -> None:
         """None: an agent keeps nothing on disk."""

@@ -1,6 +1,6 @@
 """Every metric of every process, declared once. The registry is injected, so that tests can read it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version as package_version
 
 import numpy as np
@@ -89,6 +89,20 @@ class AgentMetrics(CommonMetrics):
             "Times that partitions were assigned to this instance; many in a short time are a storm of rebalances",
             registry=registry,
         )
+        self._unwatched = Counter(
+            "modelwatch_unwatched_pairs",
+            "Pairs that this agent did not look at (unknown_model: it has no folder of their model; other_version: of "
+            "another shape or with other classes than the version that it has)",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in ("unknown_model", "other_version"):
+            self._unwatched.labels(reason)
+
+    def count_unwatched(self, pairs: Mapping[str, int]) -> None:
+        """Pairs that were not looked at, by why."""
+        for reason, count in pairs.items():
+            self._unwatched.labels(reason).inc(count)
 
 
 class WorkerMetrics(CommonMetrics):
@@ -180,7 +194,7 @@ class OutliersMetrics(AgentMetrics):
         self.scored = Counter("modelwatch_scored", "Pairs scored whose record is safe", ["model"], registry=registry)
         self.unscored = Counter(
             "modelwatch_unscored",
-            "Pairs recorded without a score (expired: no answer; no_detector: the model has none here)",
+            "Pairs recorded without a score (expired: no answer; no_detector: the model has none, or is not here)",
             ["reason"],
             registry=registry,
         )
@@ -378,6 +392,12 @@ class ExplanationsMetrics(AgentMetrics):
             "Explanations that a policy (outliers, low_confidence, wrong_answers, one_in) wanted, by what became of it "
             "(asked, dropped: over the rate)",
             ["model", "policy", "outcome"],
+            registry=registry,
+        )
+        self.not_compared = Counter(
+            "modelwatch_feedback_not_compared",
+            "Feedback that policy wrong_answers did not compare with its answer, as no question could have been asked "
+            "or too many came at once",
             registry=registry,
         )
         self.recent_pairs = Gauge(

@@ -40,7 +40,9 @@ def component_templates() -> dict[str, dict[str, Any]]:
 
 
 async def apply_templates(client: AsyncElasticsearch, retention_days: int = 30) -> list[str]:
-    """Put mappings, settings and the retention policy into the store. Safe to repeat; existing indices stay.
+    """Put mappings, settings and the retention policy into the store. Safe to repeat.
+
+    Indices that are there learn the fields that are new: today's would refuse them until midnight.
 
     Args:
         retention_days: after so many days a day's index is deleted, also one that is there already.
@@ -65,6 +67,7 @@ async def apply_templates(client: AsyncElasticsearch, retention_days: int = 30) 
                 priority=200,
                 template={"settings": settings},
             )
+            await _add_fields(client, kind)
     except TlsError as error:
         raise _not_trusted(error) from error
     except ApiError as error:
@@ -102,6 +105,12 @@ async def templates_are_there(client: AsyncElasticsearch) -> bool:
             ) from error
         raise TransientError(f"the record store does not answer: {error}") from error
     return True
+
+
+async def _add_fields(client: AsyncElasticsearch, kind: str) -> None:
+    mappings = component_templates()[f"modelwatch-{kind}"]["template"]["mappings"]
+    for index in await client.indices.get(index=all_of(kind), features="aliases"):
+        await client.indices.put_mapping(index=index, properties=mappings["properties"])
 
 
 def _not_trusted(error: TlsError) -> ConfigurationError:

@@ -108,6 +108,11 @@ class AgentSettings(Settings):
     """Most messages computed together."""
     batch_seconds: float = Field(0.1, gt=0, le=10)
     """Longest wait for a batch to fill."""
+    batch_bytes: int = Field(8 << 20, ge=1 << 16, le=1 << 30)
+    """Most bytes of the messages computed together; a larger message is computed alone."""
+    bytes_in_flight: int = Field(24 << 20, ge=1 << 16, le=1 << 34)
+    """Bytes of messages between being fetched and being safe, from which on no more are fetched; of each stream that
+    the agent reads. What one fetch brings (2 MiB of each partition) comes on top; decoded they take more."""
     batches_in_flight: int = Field(3, ge=1, le=64)
     """Batches whose results are on their way to the servers. Bounds memory while a server is away."""
 

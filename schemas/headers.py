@@ -22,6 +22,8 @@ HEADER_LENGTH = "inference-header-content-length"
 ATTRIBUTE_PREFIX = "attribute-"
 JSON = b"application/json"
 
+MAX_TRACEPARENT_BYTES = 256
+"""W3C's have 55; what is carried on must leave room for the message."""
 PAIR_TYPE = "modelwatch.inference.pair.v1"
 WORKER_SOURCE = "/modelwatch/inference"
 
@@ -58,6 +60,12 @@ def checked_time(seconds: float) -> float:
 def rfc3339(seconds: float) -> str:
     """Seconds since the epoch as an RFC 3339 timestamp in UTC with microseconds."""
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def traceparent_in(headers: Iterable[tuple[str, bytes | None]] | None) -> bytes | None:
+    """The caller's `traceparent`; None where there is none, or what is there is far longer than one is."""
+    found = next((value for name, value in headers or () if name == TRACEPARENT), None)
+    return found if found is not None and len(found) <= MAX_TRACEPARENT_BYTES else None
 
 
 def event_headers(

@@ -25,7 +25,8 @@ REASON_MEANINGS: dict[str, str] = {
     "wrong_dtype": "Another type of number than is taken",
     "not_finite": "NaN or infinity among the numbers",
     "in_future": "A moment further ahead of the message's arrival than `MODELWATCH_MAX_AHEAD_SECONDS`",
-    "out_of_range": "Numbers outside what their type allows: floats in 0..1, uint8 in 0..255",
+    "out_of_range": "Numbers outside what is taken: uint8 in 0..255, floats where bytes are to the model",
+    "unusable_answer": "The model answered what is no probability, or not finite, about the images that are named",
     "orphan": "Feedback whose request is unknown: no pair came, and no record has its id",
     "mapping_rejected": "The record store refused the record; the rest of its batch was written",
 }

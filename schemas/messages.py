@@ -21,7 +21,7 @@ Error = Annotated[float, Field(ge=0)]
 
 
 class ImageDtype(str, Enum):
-    """How pixels are stored: `uint8` in 0..255, or `float32` in 0..1 (little endian)."""
+    """How numbers are stored: `uint8`, or `float32` as the model takes them (little endian)."""
 
     UINT8 = "uint8"
     FLOAT32 = "float32"
@@ -194,6 +194,7 @@ class OutlierVerdict(Message):
 
     request_id: RequestId
     model: str
+    model_version: str | None = Field(None, description="Of the pair; None in verdicts written earlier")
     score: float
     threshold: float
     is_outlier: bool
@@ -480,20 +481,24 @@ class ExplanationRequest(Message):
     """Why did the model answer that? About an earlier request by id, or about an image sent along."""
 
     request_id: RequestId
-    model: str | None = None
+    model: str | None = Field(None, max_length=256)
+    model_version: str | None = Field(
+        None, max_length=256, description="About the answer of this version, explained only if the model has it still"
+    )
     image: Tensor | None = None
     method: str = "anchors"
     options: dict[str, float | int | str | bool] = Field(default_factory=dict, max_length=16)
     deadline: Timestamp | None = None
-    asked_by: str = "caller"
+    asked_by: str = Field("caller", max_length=256)
     asked_at: Timestamp
 
 
 class Explanation(Message):
-    """The answer to an `ExplanationRequest`, or why there is none. Told apart by request id and method."""
+    """The answer to an `ExplanationRequest`, or why there is none. Told apart by request id, model and method."""
 
     request_id: RequestId
     model: str
+    model_version: str | None = Field(None, description="That was asked; `reason` says so where the pair's is another")
     method: str
     outcome: Literal["ok", "no_anchor", "timeout", "overloaded", "not_found", "expired", "invalid", "failed"]
     reason: str | None = Field(None, description="Why there is no explanation, or what is special about this one")

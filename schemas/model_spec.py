@@ -1,14 +1,22 @@
 """`model.yaml`: what a model is, what it accepts, and what watches it."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from math import prod
 from typing import Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from schemas.base import Contract
+from schemas.topics import MAX_MESSAGE_BYTES
 
 Task = Literal["classification", "regression"]
+OUTPUT_BYTES = 26
+"""Of one number in JSON, with its comma."""
+FACTS_BYTES = 64 << 10
+"""Of all else in a pair: id, attributes with every character escaped, times, and the headers of the message."""
 OTHER_VALUE, NO_VALUE = "other", "none"
 """In a breakdown: an attribute's value that the spec does not list; a request without the attribute."""
 
@@ -17,18 +25,42 @@ MAX_CLASSES = 5000
 
 
 class InputSpec(Contract):
-    """What the model accepts. Callers send `uint8` (0..255) or floating point already in 0..1; the worker scales."""
+    """What the model accepts: bytes or numbers, by one rule in every payload format.
+
+    A byte k reaches the model as k / scale + offset; so do the pixels of pictures. A floating-point number reaches it
+    as it is, and must lie where bytes do: in 0..1 for scale 255, in -1..1 for scale 127.5 and offset -1, in 0..255 for
+    scale 1.
+    """
 
     kind: Literal["image", "tabular"] = "image"
     shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         min_length=1, max_length=3, description="Of one item: height, width, channels"
     )
-    scale: float = Field(255.0, gt=0, description="uint8 values are divided by this")
+    scale: float = Field(255.0, gt=0, description="uint8 values are divided by this, …")
+    offset: float = Field(0.0, description="… and then this is added")
 
     @property
     def size(self) -> int:
         """Numbers in one item."""
         return prod(self.shape)
+
+    def pair_bytes(self, itemsize: int, outputs: int) -> int:
+        """Most bytes that a pair of one item may have as JSON.
+
+        Args:
+            itemsize: of a number, 1 or 4 bytes; base64 makes four characters of three bytes.
+            outputs: how many the model has.
+        """
+        return 4 * (self.size * itemsize + 2) // 3 + outputs * OUTPUT_BYTES + FACTS_BYTES
+
+    @cached_property
+    def byte_values(self) -> NDArray[np.float32]:
+        """What each of the 256 bytes is to the model, (256,) float32, ascending.
+
+        Everybody takes them from here instead of dividing: a graph may multiply by the reciprocal instead, and then a
+        byte and the equal float would not be the same to the last bit.
+        """
+        return np.arange(256, dtype=np.float32) / np.float32(self.scale) + np.float32(self.offset)
 
 
 class WeightsSpec(Contract):
@@ -173,6 +205,9 @@ class ModelSpec(Contract):
         description="One an output: the classes, at most 5,000; or, for regression, the number's name and unit",
     )
     weights: WeightsSpec
+    outputs: Literal["probabilities", "logits"] = Field(
+        "probabilities", description="What a classifier's weights answer; the worker makes probabilities of logits"
+    )
     batch_sizes: tuple[int, ...] = Field(
         (1, 2, 4, 8, 16, 32, 64, 128), description="Sizes computed; a batch is padded to the next one"
     )
@@ -206,9 +241,19 @@ class ModelSpec(Contract):
             raise ValueError(f"task regression has one label, the name of its number; got {', '.join(self.labels)}")
         by_class = [f"drift.{name}" for name, drift in self.drift.items() if drift.kind == "probabilities"]
         by_class += ["calibration"] * (self.calibration is not None)
+        by_class += ["outputs"] * (self.outputs != "probabilities")
         by_class += ["explanations.policies"] * (self.explanations.policies != ExplanationPolicies())
         if by_class:
             raise ValueError(f"task regression has no classes, which {', '.join(by_class)} needs; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _pair_fits(self) -> "ModelSpec":
+        if (size := self.input.pair_bytes(1, len(self.labels))) > MAX_MESSAGE_BYTES:
+            raise ValueError(
+                f"input.shape {self.input.shape} is too large: a pair of it would have up to {size} bytes; a message "
+                f"may have {MAX_MESSAGE_BYTES}; let callers scale their pictures down, and the model take smaller ones"
+            )
         return self
 
     def value_of(self, attributes: Mapping[str, str]) -> str | None:

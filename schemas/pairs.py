@@ -21,6 +21,8 @@ from schemas.refusal import Reason, Refusal
 _REQUEST_VERSION = InferenceRequest.model_fields["schema_version"].default
 _RESPONSE_VERSION = InferenceResponse.model_fields["schema_version"].default
 _PAIR_VERSION = InferencePair.model_fields["schema_version"].default
+ROUNDING = 1e-6
+"""How far outside 0..1 rounding may carry a probability; it is cut off."""
 _NOTHING = dict.fromkeys(("probabilities", "predicted", "label", "confidence", "value"))
 _EXPIRED = {**_NOTHING, "outcome": Outcome.EXPIRED.value}
 _REASONS = {
@@ -65,6 +67,12 @@ class PairWriter:
             "weights_sha256": weights_sha256,
             "device": device,
         }
+
+    def unusable(self, outputs: NDArray[Any]) -> NDArray[np.bool_] | None:
+        """Which rows of outputs are no answer, (n,): not finite, or of a classifier outside 0..1; None if all are."""
+        bound = (-LARGEST, LARGEST) if self._task == "regression" else (-ROUNDING, 1 + ROUNDING)
+        fine = (outputs >= bound[0]) & (outputs <= bound[1])  # false for NaN
+        return None if fine.all() else ~fine.all(axis=1)
 
     def encode(
         self,
@@ -154,13 +162,14 @@ class PairWriter:
         return self._values(outputs) if self._task == "regression" else self._classes(outputs)
 
     def _values(self, values: NDArray[Any]) -> list[dict[str, Any]]:
-        if not (np.abs(values) <= LARGEST).all():  # false for NaN, too
+        if self.unusable(values) is not None:
             raise ValueError(f"model {self._model} answered a value that is not finite; check its weights")
         return [{**_NOTHING, "outcome": Outcome.OK.value, "value": value} for value in values[:, 0].tolist()]
 
     def _classes(self, probabilities: NDArray[Any]) -> list[dict[str, Any]]:
-        if len(probabilities) and not (probabilities.min() >= 0 and probabilities.max() <= 1):  # false for NaN, too
+        if self.unusable(probabilities) is not None:
             raise ValueError(f"model {self._model} answered probabilities outside 0..1 or NaN; check its weights")
+        probabilities = probabilities.clip(0, 1)
         predicted, confidence = probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist()
         return [
             {

@@ -23,6 +23,7 @@ class Reason(str, Enum):
     NOT_FINITE = "not_finite"
     OUT_OF_RANGE = "out_of_range"
     IN_FUTURE = "in_future"
+    UNUSABLE_ANSWER = "unusable_answer"
     ORPHAN = "orphan"
     MAPPING_REJECTED = "mapping_rejected"
 
@@ -39,3 +40,5 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer to the sender, 
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+        self.model: str | None = None
+        """Which model was asked, where that was known before the message was refused."""

@@ -26,7 +26,7 @@ class Classifier:
         model: Any = load_keras(folder.file(folder.spec.weights.file))
         self.parameters: int = model.count_params()
         spec = folder.spec.input
-        self._compiled = CompiledFunction(lambda x: model(x, training=False), spec.shape, spec.scale)
+        self._compiled = CompiledFunction(lambda x: model(x, training=False), spec)
 
     def predict(self, images: Images) -> NDArray[np.float32]:
         """Probabilities (n, classes) for images (n, *shape), uint8 or float32 in 0..1."""

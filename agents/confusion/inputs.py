@@ -9,7 +9,7 @@ from aiokafka.partitioner import murmur2
 
 from agents.confusion.entries import PAIRS_LANE, Entry, PairHalf, answer_of
 from agents.confusion.truth import Told, read_feedback, resolve_any, self_contained
-from agents.pairs import ReadPair, read_pairs
+from agents.pairs import ReadPair, read_pairs, unwatched
 from schemas.clock import MAX_AHEAD_SECONDS, check_not_ahead
 from schemas.messages import Outcome
 from schemas.model_spec import ModelSpec
@@ -36,6 +36,7 @@ class Inputs:
     Attributes:
         parts: request id, and an entry of what came.
         pairs: answered pairs by model.
+        unwatched: pairs that cannot be looked at, by why.
         outcomes: of feedback that goes no further, by model and outcome.
         misplaced: feedback, as JSON, on another partition than its request's pair: id, partition, JSON, headers.
     """
@@ -45,6 +46,7 @@ class Inputs:
     pairs: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     misplaced: list[tuple[str, int, bytes, list[Any]]] = field(default_factory=list)
+    unwatched: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,13 @@ class InputReader:
         Args:
             now: the reader's clock, seconds since the epoch.
         """
-        inputs = Inputs()
-        pairs, refused = read_pairs([one for one in messages if one.topic != FEEDBACK.name], self.specs)
+        own = [one for one in messages if one.topic != FEEDBACK.name]
+        pairs, refused = read_pairs(own, self.specs, now, self.max_ahead)
+        inputs = Inputs(unwatched=unwatched(pairs))
         inputs.refused.extend(refused)
         for read in pairs:
             model, answered = read.pair.response.model, read.pair.response.outcome is Outcome.OK
-            if answered and model in self.specs:
+            if answered and read.unwatched is None:
                 half = _half(read, self.specs[model], now)
                 inputs.parts.append((read.pair.request.request_id, Entry((half,))))
                 inputs.pairs[model] += 1

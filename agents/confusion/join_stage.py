@@ -102,6 +102,7 @@ class JoinStage(BatchStage):
         for partition, own in messages.items():
             inputs = reader.read(own, now)
             joined.refused.extend(inputs.refused)
+            self._metrics.count_unwatched(inputs.unwatched)
             joined.misplaced.extend(
                 Outgoing(FEEDBACK.name, name, value, headers, target)
                 for name, target, value, headers in inputs.misplaced

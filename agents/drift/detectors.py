@@ -50,7 +50,7 @@ class DriftDetector:
         """Features (n, d) float32 of pairs; each row depends on its own image and probabilities only.
 
         Args:
-            images: (n, h, w, c), uint8 or float32 in 0..1.
+            images: (n, h, w, c), uint8, or float32 as the model takes them.
             probabilities: (n, classes), the model's answers.
 
         Raises:
@@ -118,4 +118,4 @@ def load_reference(folder: ModelFolder, spec: DriftSpec) -> Features:
 def encoder_of(files: Path, images: InputSpec) -> CompiledFunction:
     """The encoder in a folder of verified files: images to features (n, d) float32."""
     network = load_network(files)
-    return CompiledFunction(lambda x: network.apply(ENCODER_PART, x), images.shape, images.scale)
+    return CompiledFunction(lambda x: network.apply(ENCODER_PART, x), images)

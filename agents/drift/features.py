@@ -54,7 +54,7 @@ def _encode(read: ReadPair, features: Mapping[str, NDArray[np.float32]]) -> Enco
         "position": {
             "partition": message.partition,
             "offset": message.offset,
-            "time": datetime.fromtimestamp(message.timestamp, timezone.utc),
+            "time": datetime.fromtimestamp(read.time, timezone.utc),
         },
         "features": {name: _tensor(values) for name, values in features.items()},
         "answered_at": read.pair.response.answered_at,

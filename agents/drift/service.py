@@ -58,7 +58,7 @@ def run(settings: DriftSettings) -> None:
         windows = {name: folders[name].spec.window for name in detectors}
         starts = partial(read_starts, settings)
         return DriftAgent(
-            FeatureStage(specs, detectors, metrics),
+            FeatureStage(specs, detectors, metrics, settings.max_ahead_seconds),
             WindowStage(windows, detectors, metrics, starts, settings.instance),
             settings.tick_seconds,
         )

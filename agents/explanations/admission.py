@@ -1,4 +1,4 @@
-"""Who is let in: a bounded number of questions in hand, and none whose turn would come after its deadline."""
+"""Whose turn it is: a few explanations at once, and none that would come after its deadline."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -11,24 +11,22 @@ WEIGHT = 0.1
 class Admission:
     """Counts the questions in hand, and gives a few of them their turn at once.
 
+    How many are in hand is bounded before: further ones wait on their topic, see `ExplanationsAgent`.
+
     Args:
         at_once: explanations under way.
-        in_hand: those and the waiting ones together.
         changed: called with the number in hand when it changes.
     """
 
-    def __init__(self, at_once: int, in_hand: int, changed: Callable[[int], None]) -> None:
+    def __init__(self, at_once: int, changed: Callable[[int], None]) -> None:
         self._at_once = at_once
-        self._most = in_hand
         self._turns = asyncio.Semaphore(at_once)
         self._in_hand = 0
         self._seconds = 0.0
         self._changed = changed
 
     def refusal(self, seconds_left: float) -> str | None:
-        """Why a question that has so long cannot be taken now; None if it can."""
-        if self._in_hand >= self._most:
-            return f"{self._in_hand} questions are in hand, and no more may be; ask again later"
+        """Why a question that has so long is not taken; None if it is."""
         ahead = max(0, self._in_hand - self._at_once + 1)
         wait = ahead / self._at_once * self._seconds
         if ahead and wait > seconds_left:

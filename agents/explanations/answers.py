@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from agents.explanations.explainer import Answer, AskedModel, Pixels
+from agents.explanations.explainer import Answer, AskedModel, AskedVersion, Pixels
 from agents.explanations.overlay import overlay_png
 from schemas.base import utc_now
 from schemas.messages import Explanation, ExplanationRequest, ImageDtype, LogPosition, Tensor
@@ -15,6 +16,7 @@ UNRECORDED = {"schema_version", "request_id", "model", "method"}
 """They are the record's own, and the name of the object that holds the rest."""
 FOUND = ("ok", "no_anchor")
 """Outcomes that explain; the others say why nothing does, and never take the place of one that explains."""
+MAX_REASON = 2000
 DECIMALS = 6
 """Of figures: a store may change the last digit of a double, and what it gives back must be what was published."""
 
@@ -25,6 +27,7 @@ def explained(
     image: Pixels,
     answer: Answer,
     asked: AskedModel,
+    version: AskedVersion,
     seconds: float,
     position: LogPosition,
 ) -> Explanation:
@@ -34,9 +37,10 @@ def explained(
     return Explanation(
         request_id=question.request_id,
         model=spec.name,
+        model_version=version.found,
         method=question.method,
         outcome=answer.outcome,
-        reason=answer.reason,
+        reason=" ".join(filter(None, (answer.reason, version.note))) or None,
         predicted=answer.predicted,
         label=label,
         anchor=answer.anchor,
@@ -56,16 +60,17 @@ def explained(
 
 
 def unexplained(
-    request_id: str, model: str, method: str, outcome: str, reason: str, position: LogPosition
+    request_id: str, model: str, version: str | None, method: str, outcome: str, reason: str, position: LogPosition
 ) -> Explanation:
     """The message that says why there is no explanation."""
     return Explanation.model_validate(
         {
             "request_id": request_id,
             "model": model,
+            "model_version": version,
             "method": method,
             "outcome": outcome,
-            "reason": reason,
+            "reason": reason[:MAX_REASON],
             "question": position,
             "explained_at": utc_now(),
         }
@@ -88,7 +93,10 @@ def recorded(document: dict[str, Any], method: str) -> Explanation | None:
     if not fields:
         return None
     own = {"request_id": document["request_id"], "model": document["model"], "method": method}
-    return Explanation.model_validate(own | fields)
+    try:
+        return Explanation.model_validate(own | fields)
+    except ValidationError:  # somebody else's, or of a later version
+        return None
 
 
 def _mask(answer: Answer) -> Tensor | None:

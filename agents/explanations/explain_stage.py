@@ -10,9 +10,10 @@ from typing import Any
 
 from agents.explanations.admission import Admission
 from agents.explanations.answers import FOUND, document_of, explained, recorded, unexplained
-from agents.explanations.explainer import AskedModel, Explainer, ModelUnavailable, Pixels, Predict
-from agents.explanations.lookup import FoundPair, PairLookup, StoreAway
-from agents.explanations.questions import options_of, pixels_of, read_question, seconds_left, spec_of
+from agents.explanations.explainer import AskedModel, AskedVersion, Explainer, ModelUnavailable, Pixels, Predict
+from agents.explanations.lookup import FoundPair, NotAnswered, PairLookup, SeveralAnswers, Sought, StoreAway
+from agents.explanations.model_client import OnVersion
+from agents.explanations.questions import options_of, pixels_of, read_question, seconds_left, spec_of, takes_unit_range
 from agents.explanations.settings import ExplanationsSettings
 from runtime.batches import Batch, BatchStage
 from runtime.elasticsearch_sink import Record, RecordSink
@@ -20,17 +21,21 @@ from runtime.metrics import ExplanationsMetrics
 from runtime.record_indices import INFERENCES
 from runtime.results import DeadLetters, Outgoing, Results
 from schemas.explanation_options import METHODS, Options
-from schemas.headers import TRACEPARENT, event_headers, rfc3339
+from schemas.headers import event_headers, rfc3339, traceparent_in
+from schemas.identity import MAX_ID_BYTES
 from schemas.messages import Explanation, ExplanationRequest, LogPosition, Outcome
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
-from schemas.topics import EXPLANATIONS
+from schemas.topics import EXPLANATION_REQUESTS, EXPLANATIONS
 
 SOURCE = "/modelwatch/explanations"
 EXPLANATION_TYPE = "modelwatch.monitoring.explanation.v1"
 UNKNOWN = "unknown"
-Predictor = Callable[[str, float], Predict]
-"""From a model's name and a deadline to the function that asks it, for a thread that is not the event loop's."""
+LONGEST_SECONDS = EXPLANATION_REQUESTS.retention_ms / 1000
+"""A question waits no longer for its turn, whatever its deadline: so long it is kept."""
+Predictor = Callable[[str, float, OnVersion], Predict]
+"""From a model's name, a deadline, and who is told the version, to the function that asks it, for a thread that is not
+the event loop's."""
 
 
 class Stopping(Exception):  # noqa: N818 - not an error: the question is left for whoever comes next
@@ -54,7 +59,8 @@ class Question:
     @property
     def position(self) -> LogPosition:
         """Where it lies."""
-        moment = datetime.fromtimestamp(self.message.timestamp, timezone.utc)
+        # -1: its producer gave none; one of the future would be no moment that our messages can carry.
+        moment = datetime.fromtimestamp(min(max(0.0, self.message.timestamp), time.time()), timezone.utc)
         return LogPosition(partition=self.message.partition, offset=self.message.offset, time=moment)
 
 
@@ -116,9 +122,7 @@ class ExplainStage(BatchStage):
         self._results, self._letters, self._sink = results, letters, sink
         self._lookup, self._predictor = lookup, predictor
         settings = self._settings
-        self._admission = Admission(
-            settings.explanations_at_once, settings.explanations_in_hand, self._metrics.in_hand.set
-        )
+        self._admission = Admission(settings.explanations_at_once, self._metrics.in_hand.set)
 
     def stop_when(self, stopping: Callable[[], bool]) -> None:
         """How to know that the process is told to stop."""
@@ -160,9 +164,9 @@ class ExplainStage(BatchStage):
             explanation, found = await self._answer(question, question.asked, began)
         except Unexplained as failure:
             asked, found = question.asked, failure.found
-            explanation = unexplained(
-                asked.request_id, failure.model, asked.method[:64], failure.outcome, failure.reason, question.position
-            )
+            version = asked.model_version if found is None else found.pair.response.model_version
+            told = (asked.method[:64], failure.outcome, failure.reason, question.position)
+            explanation = unexplained(asked.request_id, failure.model, version, *told)
         await self._finish(question, explanation, found)
 
     async def _answer(
@@ -179,11 +183,12 @@ class ExplainStage(BatchStage):
             if (earlier := _earlier(target.found, question, asked)) is not None:
                 return earlier, None  # recorded, and perhaps not published, before this process or the last one ended
             options = _checked(lambda: options_of(asked, target.spec), target.spec.name, target.found)
-            deadline = now + left
-            async with self._admission.turn(deadline - time.monotonic()) as has_come:
+            async with self._admission.turn(now + left - time.monotonic()) as has_come:
                 if not has_come:
                     reason = "its turn did not come before its deadline"
                     raise Unexplained("timeout", reason, target.spec.name, target.found)
+                # A question without a deadline has its time from here on, however long it waited.
+                deadline = now + left if asked.deadline else time.monotonic() + self._settings.explanation_seconds
                 return await self._explain(question, asked, target, options, deadline), target.found
         finally:
             self._admission.leave()
@@ -203,10 +208,8 @@ class ExplainStage(BatchStage):
         model = asked.model or UNKNOWN
         if asked.method not in METHODS:
             raise Unexplained("invalid", f"no method {asked.method[:64]!r}; there are {', '.join(METHODS)}", model)
-        left: float = _checked(
-            lambda: seconds_left(asked, time.time(), self._settings.explanation_seconds), asked.model or UNKNOWN, None
-        )
-        return left
+        left: float = _checked(lambda: seconds_left(asked, time.time(), LONGEST_SECONDS), asked.model or UNKNOWN, None)
+        return min(left, LONGEST_SECONDS)
 
     async def _target(self, asked: ExplanationRequest, seconds: float) -> Target:
         """The image, from the question or from its pair."""
@@ -215,23 +218,18 @@ class ExplainStage(BatchStage):
             spec = _checked(lambda: spec_of(model, self._specs), model, None)
             return Target(spec, _checked(lambda: pixels_of(image, spec), model, None), None)
         try:
-            found = await self._lookup.find(asked.request_id, asked.method, seconds)
+            sought = Sought(asked.request_id, asked.model, asked.model_version)
+            return self._target_of(await self._lookup.find(sought, asked.method, seconds))
         except StoreAway as error:
             raise Unexplained("failed", f"it is not known whether there is such a pair: {error}") from error
-        if found is None:
-            raise Unexplained(
-                "not_found",
-                f"no pair of id {asked.request_id} among the latest or in the record store, within {seconds:.1f} s; "
-                "send the image with the question",
-                asked.model or UNKNOWN,
-            )
-        return self._target_of(found, asked)
+        except NotAnswered as error:
+            raise Unexplained("not_found", str(error), asked.model or UNKNOWN) from error
+        except SeveralAnswers as error:
+            raise Unexplained("invalid", str(error), asked.model or UNKNOWN) from error
 
-    def _target_of(self, found: FoundPair, asked: ExplanationRequest) -> Target:
+    def _target_of(self, found: FoundPair) -> Target:
         pair = found.pair
         model = pair.request.model
-        if asked.model is not None and asked.model != model:
-            raise Unexplained("invalid", f"the question names model {asked.model}, its pair is of {model}", model)
         spec = _checked(lambda: spec_of(model, self._specs), model, None)
         if pair.response.outcome is Outcome.EXPIRED:
             reason = "the request expired before the model was asked: there is no answer to explain"
@@ -242,10 +240,13 @@ class ExplainStage(BatchStage):
         self, question: Question, asked: ExplanationRequest, target: Target, options: Options, deadline: float
     ) -> Explanation:
         name, began = target.spec.name, time.monotonic()
-        model = AskedModel(self._unless_stopping(self._predictor(name, deadline)), deadline)
+        answered = None if target.found is None else target.found.pair.response.model_version
+        version = AskedVersion(asked.model_version, answered)
         explainer = self._explainers[name][asked.method]
         loop = asyncio.get_running_loop()
         try:
+            predict = takes_unit_range(self._predictor(name, deadline, version.check), target.spec)
+            model = AskedModel(self._guarded(predict, target.spec), deadline)
             answer = await loop.run_in_executor(self._pool, explainer.explain, target.image, options, model)
         except ModelUnavailable as error:
             raise Unexplained("failed", str(error), name, target.found) from error
@@ -256,14 +257,22 @@ class ExplainStage(BatchStage):
         self._metrics.seconds.labels(name, asked.method).observe(seconds)
         self._metrics.predictor_calls.labels(name, asked.method).inc(model.calls)
         self._metrics.evaluations.labels(name, asked.method).inc(model.evaluations)
-        drawing = (asked, target.spec, target.image, answer, model, seconds, question.position)
+        drawing = (asked, target.spec, target.image, answer, model, version, seconds, question.position)
         return await loop.run_in_executor(self._pool, explained, *drawing)
 
-    def _unless_stopping(self, predict: Predict) -> Predict:
+    def _guarded(self, predict: Predict, spec: ModelSpec) -> Predict:
+        """The model, unless the process stops, and as long as its classes are those that this agent knows."""
+
         def ask(images: Pixels) -> Any:
             if self._stopping():
                 raise Stopping
-            return predict(images)
+            answers = predict(images)
+            if answers.shape[1] != len(spec.labels):
+                raise ModelUnavailable(
+                    f"the model asked has {answers.shape[1]} classes, model.yaml of {spec.name} here {len(spec.labels)}"
+                    "; start worker and agent with the same model folders"
+                )
+            return answers
 
         return ask
 
@@ -272,9 +281,7 @@ class ExplainStage(BatchStage):
         asked = question.asked
         if asked is not None and found is not None and _may_replace(found, explanation):
             document = document_of(explanation, asked.asked_by)
-            record = ExplanationRecord(
-                found.index, explanation.request_id, document, INFERENCES, message=question.message
-            )
+            record = ExplanationRecord(found.index, found.record_id, document, INFERENCES, message=question.message)
             await self._sink.write([record])
         await self._results.publish([_outgoing(question, explanation)])
         self._count(explanation)
@@ -285,9 +292,9 @@ class ExplainStage(BatchStage):
         if refusal is None:
             raise TypeError("a message is a question or refused")
         await self._letters.send([(message, refusal)])
-        key = (message.key or b"").decode(errors="replace")[:256]
+        key = (message.key or b"")[:MAX_ID_BYTES].decode(errors="ignore")
         if key:
-            explanation = unexplained(key, UNKNOWN, UNKNOWN, "invalid", refusal.detail, question.position)
+            explanation = unexplained(key, UNKNOWN, None, UNKNOWN, "invalid", refusal.detail, question.position)
             await self._results.publish([_outgoing(question, explanation)])
             self._count(explanation)
 
@@ -313,11 +320,12 @@ def _earlier(found: FoundPair | None, question: Question, asked: ExplanationRequ
 
 
 def _may_replace(found: FoundPair, explanation: Explanation) -> bool:
-    """An answer that explains nothing is recorded only where there is none that does."""
-    if explanation.outcome in FOUND or not found.record:
+    """An answer that explains nothing, or explains another version's, leaves one that does explain the pair's."""
+    known = recorded(found.record, explanation.method) if found.record else None
+    if known is None or known.outcome not in FOUND:
         return True
-    known = recorded(found.record, explanation.method)
-    return known is None or known.outcome not in FOUND
+    own = found.pair.response.model_version
+    return explanation.outcome in FOUND and (explanation.model_version == own or known.model_version != own)
 
 
 def _checked(check: Callable[[], Any], model: str, found: FoundPair | None) -> Any:
@@ -328,7 +336,7 @@ def _checked(check: Callable[[], Any], model: str, found: FoundPair | None) -> A
 
 
 def _outgoing(question: Question, explanation: Explanation) -> Outgoing:
-    traceparent = next((value for name, value in question.message.headers or () if name == TRACEPARENT), None)
+    traceparent = traceparent_in(question.message.headers)
     moment = rfc3339(explanation.explained_at.timestamp())
     headers = event_headers(explanation.request_id, EXPLANATION_TYPE, SOURCE, moment, explanation.model, traceparent)
     return Outgoing(EXPLANATIONS.name, explanation.request_id, explanation.model_dump_json().encode(), list(headers))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.explanation_options import Options
+from schemas.refusal import Reason, Refusal
 
 Pixels = NDArray[np.float32]
 Probabilities = NDArray[np.float32]
@@ -22,6 +23,49 @@ class DeadlinePassed(Exception):  # noqa: N818 - an answer to the caller, not a 
 
 class ModelUnavailable(Exception):  # noqa: N818 - as above
     """The model does not answer, or refuses what it is asked; the text says why."""
+
+
+class AskedVersion:
+    """Which version of the model answers one explanation: the same from its first call to its last.
+
+    Args:
+        wanted: no other may answer; None: any.
+        answered: version that answered the pair; None: there is none.
+
+    Attributes:
+        found: the version that was asked; None before it has answered, or if it does not say.
+    """
+
+    def __init__(self, wanted: str | None, answered: str | None) -> None:
+        self._wanted = wanted
+        self._answered = answered
+        self.found: str | None = None
+
+    def check(self, version: str | None) -> None:
+        """Take note of the version that gave an answer.
+
+        Raises:
+            Refusal: UNKNOWN_MODEL, it is not the one wanted.
+            ModelUnavailable: another one answered before.
+        """
+        if version is None:
+            return
+        if self._wanted not in (None, version):
+            raise Refusal(
+                Reason.UNKNOWN_MODEL,
+                f"version {self._wanted} is no longer asked, {version} is in its place; ask without model_version to "
+                "learn what that says",
+            )
+        if self.found not in (None, version):
+            raise ModelUnavailable(f"versions {self.found} and {version} answered within one explanation; ask again")
+        self.found = version
+
+    @property
+    def note(self) -> str | None:
+        """What to say where the version asked is not the pair's."""
+        if self._answered is None or self.found in (None, self._answered):
+            return None
+        return f"the pair was answered by version {self._answered}; this is what version {self.found} says"
 
 
 class AskedModel:

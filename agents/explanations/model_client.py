@@ -4,7 +4,7 @@ import asyncio
 import random
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import aiohttp
 import numpy as np
@@ -25,6 +25,10 @@ AT_ONCE = 8
 """Images of one request, and requests under way. Together half of what the worker lets wait, so that others may ask,
 too; in small parts, so that explanations take turns and share batches."""
 EXPIRED = 504
+Answer = tuple[Probabilities, str | None]
+"""And the version that gave it, where the worker says."""
+OnVersion = Callable[[str | None], None]
+"""Gets the version that gave an answer, and raises if it is the wrong one."""
 
 
 class _Again(Exception):  # noqa: N818 - never leaves this module
@@ -56,7 +60,9 @@ class ModelClient:
         if self._session is not None:
             await self._session.close()
 
-    async def predict(self, model: str, images: Pixels, deadline: float) -> Probabilities:
+    async def predict(
+        self, model: str, images: Pixels, deadline: float, on_version: OnVersion = lambda _: None
+    ) -> Probabilities:
         """Probabilities (n, classes) of images (n, h, w, c) float32 in 0..1, or uint8.
 
         Args:
@@ -65,17 +71,21 @@ class ModelClient:
         Raises:
             DeadlinePassed: no answer until then; the text says what went wrong last.
             ModelUnavailable: the worker refuses the question.
+            Exception: whatever `on_version` raises.
         """
         size = min(PART, max(1, (MAX_REQUEST_BYTES - HEADER_BYTES) // images[0].nbytes))
         parts = [images[start : start + size] for start in range(0, len(images), size)]
         answers = await asyncio.gather(*(self._until(model, part, deadline) for part in parts))
-        return answers[0] if len(answers) == 1 else np.concatenate(answers)
+        for _, version in answers:
+            on_version(version)
+        found = [probabilities for probabilities, _ in answers]
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
-    async def _until(self, model: str, images: Pixels, deadline: float) -> Probabilities:
+    async def _until(self, model: str, images: Pixels, deadline: float) -> Answer:
         failure: Exception | None = None
         first = random.randrange(len(self._urls))  # noqa: S311 - spreads load
 
-        async def ask() -> Probabilities:
+        async def ask() -> Answer:
             nonlocal failure
             async for attempt in AsyncRetrying(
                 retry=retry_if_exception_type(_Again), wait=wait_random_exponential(multiplier=0.1, max=1), reraise=True
@@ -94,7 +104,7 @@ class ModelClient:
         except asyncio.TimeoutError:
             raise DeadlinePassed(str(failure) if failure else "the worker did not answer in time") from failure
 
-    async def _ask(self, url: str, model: str, images: Pixels, deadline: float) -> Probabilities:
+    async def _ask(self, url: str, model: str, images: Pixels, deadline: float) -> Answer:
         if self._session is None:
             connector = aiohttp.TCPConnector(ssl=self._tls or True)
             limit = aiohttp.ClientTimeout(total=self._timeout)
@@ -117,12 +127,16 @@ class ModelClient:
         return _probabilities(body, len(images))
 
 
-def _probabilities(body: bytes, count: int) -> Probabilities:
+def _probabilities(body: bytes, count: int) -> Answer:
     try:
-        output = orjson.loads(body)["outputs"][0]
+        answer = orjson.loads(body)
+        output = answer["outputs"][0]
+        version = answer.get("model_version")
         found = np.asarray(output["data"], np.float32).reshape(output["shape"])
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ModelUnavailable(f"the worker's answer is not of protocol V2: {error}") from error
     if found.ndim != 2 or len(found) != count:
         raise ModelUnavailable(f"the worker answers {found.shape} for {count} images")
-    return found
+    if not np.isfinite(found).all():
+        raise ModelUnavailable("the worker answers with numbers that are not finite")
+    return found, None if version is None else str(version)

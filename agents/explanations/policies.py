@@ -13,10 +13,11 @@ OUTLIERS, LOW_CONFIDENCE, WRONG_ANSWERS, ONE_IN = "outliers", "low_confidence", 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A pair that a policy wants explained."""
+    """A pair that a policy wants explained; version None: verdicts written earlier do not say."""
 
     request_id: str
     model: str
+    version: str | None
     policy: str
 
 
@@ -42,14 +43,19 @@ class Policies:
         if policies is None or response.outcome is not Outcome.OK:
             return None
         if policies.low_confidence is not None and (response.confidence or 0.0) < policies.low_confidence:
-            return Wanted(request_id, response.model, LOW_CONFIDENCE)
+            return Wanted(request_id, response.model, response.model_version, LOW_CONFIDENCE)
         if policies.one_in is not None and is_one_in(request_id, policies.one_in):
-            return Wanted(request_id, response.model, ONE_IN)
+            return Wanted(request_id, response.model, response.model_version, ONE_IN)
         return None
 
     def of_model(self, model: str) -> ExplanationPolicies | None:
         """The policies of a model that is known here."""
         return self._policies.get(model)
+
+    def may_ask_about_wrong(self, model: str | None) -> bool:
+        """Whether wrong answers of this model, or of any for None, are wanted and may be asked about now."""
+        named = self._policies if model is None else {model} & self._policies.keys()
+        return any(self._policies[name].wrong_answers and self._limits[name].available >= 1 for name in named)
 
     def within_rate(self, wanted: Wanted) -> bool:
         """Whether it may be asked now."""

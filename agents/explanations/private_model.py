@@ -23,4 +23,4 @@ def load_private_model(folder: ModelFolder) -> Predict:
     except Exception as error:  # what the framework raises for a wrong file is of any kind
         reason = " ".join(str(error).split())[:300]
         raise ConfigurationError(f"{path} is not a Keras model that can be loaded: {reason}") from error
-    return CompiledFunction(lambda x: model(x, training=False), folder.spec.input.shape, folder.spec.input.scale)
+    return CompiledFunction(lambda x: model(x, training=False), folder.spec.input)

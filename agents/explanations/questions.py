@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from agents.explanations.explainer import Pixels
+from agents.explanations.explainer import Pixels, Predict
 from schemas.explanation_options import Options, read_options
 from schemas.messages import ExplanationRequest, ImageDtype, Tensor
 from schemas.model_spec import ModelSpec
+from schemas.payloads.tensors import check_range
 from schemas.refusal import Reason, Refusal
 
 
@@ -55,7 +56,7 @@ def options_of(question: ExplanationRequest, spec: ModelSpec) -> Options:
 
 
 def pixels_of(image: Tensor, spec: ModelSpec) -> Pixels:
-    """The image (h, w, c) float32 in 0..1, as the model's graph scales it.
+    """The image (h, w, c) float32 in 0..1: explainers know no other range, whatever the model takes.
 
     Raises:
         Refusal: WRONG_SHAPE, OUT_OF_RANGE, NOT_FINITE.
@@ -65,12 +66,24 @@ def pixels_of(image: Tensor, spec: ModelSpec) -> Pixels:
     raw: NDArray[np.generic] = np.frombuffer(image.data, np.dtype(image.dtype.value).newbyteorder("<"))
     pixels = raw.reshape(image.shape).astype(np.float32)
     if image.dtype is ImageDtype.UINT8:
-        return pixels / np.float32(spec.input.scale)
-    if not np.isfinite(pixels).all():
-        raise Refusal(Reason.NOT_FINITE, "the image has a value that is not finite")
-    if pixels.min() < 0 or pixels.max() > 1:
-        raise Refusal(Reason.OUT_OF_RANGE, f"float32 pixels are in 0..1; found {pixels.min():g} to {pixels.max():g}")
-    return pixels
+        return pixels / np.float32(255)
+    check_range(pixels.min(), pixels.max(), spec.input)
+    least, most = _ends(spec)
+    return pixels if (least, most) == (0, 1) else np.clip((pixels - np.float32(least)) / np.float32(most - least), 0, 1)
+
+
+def takes_unit_range(predict: Predict, spec: ModelSpec) -> Predict:
+    """The same model, asked about images in 0..1 instead of the range that it takes."""
+    least, most = _ends(spec)
+    if (least, most) == (0, 1):
+        return predict
+    return lambda images: predict(images * np.float32(most - least) + np.float32(least))
+
+
+def _ends(spec: ModelSpec) -> tuple[float, float]:
+    """Of the range that the model takes."""
+    values = spec.input.byte_values
+    return float(values[0]), float(values[-1])
 
 
 def seconds_left(question: ExplanationRequest, now: float, default: float) -> float:
@@ -78,7 +91,7 @@ def seconds_left(question: ExplanationRequest, now: float, default: float) -> fl
 
     Args:
         now: seconds since the epoch.
-        default: for a question without a deadline.
+        default: for a question that brings no deadline.
 
     Raises:
         Refusal: a deadline that is not after the question.

@@ -10,7 +10,7 @@ from agents.explanations.anchors import AnchorExplainer, Search
 from agents.explanations.explain_stage import ExplainStage, Predictor
 from agents.explanations.explainer import Explainer, Pixels, Predict, Probabilities
 from agents.explanations.lookup import PairLookup
-from agents.explanations.model_client import ModelClient
+from agents.explanations.model_client import ModelClient, OnVersion
 from agents.explanations.occlusion import OcclusionExplainer
 from agents.explanations.policies import Policies
 from agents.explanations.private_model import load_private_model
@@ -36,6 +36,7 @@ class ExplanationsAgent:
 
     Args:
         private: models to ask instead of the worker's, by name; empty: the worker's are asked.
+        versions: of the private ones.
     """
 
     topics = (PAIRS, FEEDBACK, OUTLIERS, EXPLANATION_REQUESTS, EXPLANATIONS, DEAD_LETTERS)
@@ -47,29 +48,37 @@ class ExplanationsAgent:
         watch: WatchStage,
         recent: RecentPairs,
         private: Mapping[str, Predict],
+        versions: Mapping[str, str],
     ) -> None:
         self._settings = settings
         self._explain = explain
         self._watch = watch
         self._recent = recent
         self._private = private
+        self._versions = versions
 
     def wire(self, context: Context) -> None:
         """Subscribe to what is watched as one stream, and to questions as another."""
-        lookup = PairLookup(self._recent, context.store)
+        lookup = PairLookup(self._recent, context.store, self._settings.max_ahead_seconds)
         self._watch.connect(context.results, lookup)
         sink = context.sink(self._explain.on_rejected)
         self._explain.connect(context.results, context.letters, sink, lookup, self._predictor())
         context.subscribe((PAIRS, FEEDBACK, OUTLIERS), self._watch)
-        # A batch is acknowledged when its slowest question is answered, and holds a place until then.
-        depth = 2 * self._settings.explanations_in_hand
-        questions = context.subscribe(EXPLANATION_REQUESTS, self._explain, depth)
+        # A batch is acknowledged when its slowest question is answered: so they are small, and others go on meanwhile.
+        # What does not fit in hand waits on its topic.
+        at_once, most = self._settings.explanations_at_once, self._settings.explanations_in_hand
+        bounds = {"size": min(at_once, most), "messages": most}
+        questions = context.subscribe(EXPLANATION_REQUESTS, self._explain, 2 * most, **bounds)
         self._explain.stop_when(lambda: questions.stopping)
 
     def _predictor(self) -> Predictor:
         if self._private:
-            return lambda model, _deadline: self._private[model]
+            return self._own_copy
         return through(model_client(self._settings), asyncio.get_running_loop())
+
+    def _own_copy(self, model: str, _deadline: float, on_version: OnVersion) -> Predict:
+        on_version(self._versions[model])
+        return self._private[model]
 
 
 def model_client(settings: ExplanationsSettings) -> ModelClient:
@@ -82,9 +91,10 @@ def model_client(settings: ExplanationsSettings) -> ModelClient:
 def through(client: ModelClient, loop: asyncio.AbstractEventLoop) -> Predictor:
     """Ask through a client that lives in an event loop, from threads of explanations."""
 
-    def of(model: str, deadline: float) -> Predict:
+    def of(model: str, deadline: float, on_version: OnVersion) -> Predict:
         def predict(images: Pixels) -> Probabilities:
-            return asyncio.run_coroutine_threadsafe(client.predict(model, images, deadline), loop).result()
+            asking = client.predict(model, images, deadline, on_version)
+            return asyncio.run_coroutine_threadsafe(asking, loop).result()
 
         return predict
 
@@ -133,6 +143,8 @@ def run(settings: ExplanationsSettings) -> None:
         recent = RecentPairs(settings.recent_pairs, settings.recent_pairs_bytes)
         explain = ExplainStage(specs, explainers, settings, metrics)
         watch = WatchStage(specs, Policies(specs, time.monotonic), recent, metrics)
-        return ExplanationsAgent(settings, explain, watch, recent, private)
+        return ExplanationsAgent(
+            settings, explain, watch, recent, private, {name: spec.version for name, spec in specs.items()}
+        )
 
     AgentProcess(NAME, settings, settings.explanations_group, metrics, build).run()

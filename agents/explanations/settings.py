@@ -26,9 +26,9 @@ class ExplanationsSettings(AgentSettings):
     explanations_at_once: int = Field(8, ge=1, le=64)
     """Explanations under way; their model calls share the worker's batches."""
     explanations_in_hand: int = Field(64, ge=1, le=10_000)
-    """Explanations under way and waiting; further questions are answered `overloaded` at once."""
+    """Explanations under way and waiting; further questions wait on their topic."""
     explanation_seconds: float = Field(10.0, gt=0, le=3600)
-    """Deadline of a question that brings none, from when it is read."""
+    """Time for a question that brings no deadline, from when its turn comes."""
     explanation_pair_wait_seconds: float = Field(5.0, ge=0, le=600)
     """Longest wait for the pair of an id that is not known yet: a question may overtake its pair."""
     recent_pairs: int = Field(20_000, ge=0)

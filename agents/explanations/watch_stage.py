@@ -1,7 +1,9 @@
 """Pairs, outlier verdicts and feedback in: keeps the latest pairs, and asks questions by policy."""
 
+import asyncio
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +12,15 @@ from pydantic import ValidationError
 from agents.confusion.truth import Told, read_feedback, resolve
 from agents.explanations.lookup import PairLookup, StoreAway
 from agents.explanations.policies import OUTLIERS, WRONG_ANSWERS, Policies, Wanted
-from agents.explanations.recent_pairs import RecentPairs
+from agents.explanations.recent_pairs import KeptPair, RecentPairs
+from agents.rate_limit import RateLimit
 from runtime.batches import Batch, BatchStage
 from runtime.logging import get_logger
 from runtime.metrics import ExplanationsMetrics
 from runtime.results import Outgoing, Results
 from schemas import topics
 from schemas.base import utc_now
-from schemas.headers import event_headers, rfc3339
+from schemas.headers import MODEL, event_headers, rfc3339
 from schemas.messages import ExplanationRequest, OutlierVerdict
 from schemas.model_spec import ModelSpec
 from schemas.pairs import read_pair
@@ -28,7 +31,11 @@ log = get_logger(__name__)
 SOURCE = "/modelwatch/explanations"
 REQUEST_TYPE = "modelwatch.explanation.request.v1"
 PAIR_SECONDS = 2.0
-"""Longest wait for the pair of a feedback that is not known yet."""
+"""Longest wait for the pairs of a batch's feedback that are not known yet."""
+COMPARED_PER_SECOND = 200
+"""Truths compared with their answers, at most; each answer has to be decoded."""
+LOOKED_UP_PER_SECOND, LOOKED_UP_AT_ONCE = 0.5, 16
+"""Of them, those whose answers are not among the latest: waiting for one holds its batch up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +46,13 @@ class Seen:
         pairs: id and value of each pair.
         wanted: what policies want explained.
         told: truths, yet to be compared with their answers.
+        unknown: the model of each pair whose model is not known here.
     """
 
-    pairs: list[tuple[str, bytes]]
+    pairs: list[tuple[str, KeptPair]]
     wanted: list[Wanted]
     told: list[Told]
+    unknown: list[str]
 
 
 class WatchStage(BatchStage):
@@ -56,6 +65,8 @@ class WatchStage(BatchStage):
         self._policies = policies
         self._recent = recent
         self._metrics = metrics
+        self._comparisons = RateLimit(COMPARED_PER_SECOND, COMPARED_PER_SECOND, time.monotonic)
+        self._lookups = RateLimit(LOOKED_UP_PER_SECOND, LOOKED_UP_AT_ONCE, time.monotonic)
         self._results: Results
         self._lookup: PairLookup
 
@@ -65,7 +76,7 @@ class WatchStage(BatchStage):
 
     def compute(self, batch: Batch) -> Seen:
         """Read as much as the policies need: without any, a pair's key is enough."""
-        seen = Seen([], [], [])
+        seen = Seen([], [], [], [])
         for message in batch.messages:
             if message.topic == topics.PAIRS.name:
                 self._see_pair(message, seen)
@@ -77,11 +88,12 @@ class WatchStage(BatchStage):
 
     async def deliver(self, seen: Seen) -> None:
         """Keep the pairs, and ask."""
-        for request_id, value in seen.pairs:
-            self._recent.put(request_id, value)
+        for request_id, pair in seen.pairs:
+            self._recent.put(request_id, pair)
         self._metrics.recent_pairs.set(len(self._recent))
-        wrong = [one for told in seen.told if (one := await self._wrong(told)) is not None]
-        await self.ask([*seen.wanted, *wrong])
+        self._metrics.count_unwatched({"unknown_model": len(seen.unknown)})
+        wrong = await asyncio.gather(*(self._wrong(told) for told in self._affordable(seen.told)))
+        await self.ask([*seen.wanted, *(one for several in wrong for one in several)])
 
     async def ask(self, wanted: list[Wanted]) -> None:
         """Publish questions, as far as each model's rate allows."""
@@ -99,7 +111,10 @@ class WatchStage(BatchStage):
         if not message.key or not message.value:
             return
         request_id = message.key.decode(errors="replace")
-        seen.pairs.append((request_id, message.value))
+        seen.pairs.append((request_id, KeptPair(message.value, message.timestamp)))
+        model = next((value for name, value in message.headers or () if name == MODEL), None)
+        if model is not None and (named := model.decode(errors="replace")) not in self._specs:
+            seen.unknown.append(named)
         if not self._policies.look_at_pairs:
             return
         try:
@@ -116,7 +131,7 @@ class WatchStage(BatchStage):
             return
         policies = self._policies.of_model(verdict.model)
         if policies is not None and policies.outliers and verdict.is_outlier:
-            seen.wanted.append(Wanted(verdict.request_id, verdict.model, OUTLIERS))
+            seen.wanted.append(Wanted(verdict.request_id, verdict.model, verdict.model_version, OUTLIERS))
 
     def _see_feedback(self, message: Any, seen: Seen) -> None:
         if not any(spec.explanations.policies.wrong_answers for spec in self._specs.values()):
@@ -127,24 +142,36 @@ class WatchStage(BatchStage):
             return
         seen.told.extend(told)
 
-    async def _wrong(self, told: Told) -> Wanted | None:
-        """Whether the truth is another than the answer, and its model wants such answers explained."""
-        if told.model is not None and not self._wants_wrong(told.model):
-            return None
+    def _affordable(self, told: Iterable[Told]) -> list[Told]:
+        """The truths that are compared with their answers: none of a model that may not ask now, and few at once."""
+        interesting = [one for one in told if one.model is None or self._wants_wrong(one.model)]
+        allowed = [one for one in interesting if self._policies.may_ask_about_wrong(one.model)]
+        compared = allowed[: self._comparisons.take(len(allowed))]
+        recent = [one for one in compared if self._recent.get(one.request_id)]
+        others = [one for one in compared if not self._recent.get(one.request_id)]
+        chosen = recent + others[: self._lookups.take(len(others))]
+        self._metrics.not_compared.inc(len(interesting) - len(chosen))
+        return chosen
+
+    async def _wrong(self, told: Told) -> list[Wanted]:
+        """The answers that the truth calls wrong, of models that want such answers explained."""
         try:
-            found = await self._lookup.find(told.request_id, "anchors", PAIR_SECONDS)
+            pairs = await self._lookup.answers(told.request_id, PAIR_SECONDS)
         except StoreAway as error:
             log.warning("feedback_not_compared", request_id=told.request_id, reason=str(error))
-            return None
-        if found is None or not self._wants_wrong(found.pair.request.model):
-            return None
-        model = found.pair.request.model
-        try:
-            truth = resolve(told.truth.form, self._specs[model])
-        except Refusal:
-            return None
-        predicted = found.pair.response.predicted
-        return Wanted(told.request_id, model, WRONG_ANSWERS) if predicted not in (None, truth) else None
+            return []
+        wanted = []
+        for pair in pairs:
+            model, version = pair.response.model, pair.response.model_version
+            if told.model not in (None, model) or not self._wants_wrong(model):
+                continue
+            try:
+                truth = resolve(told.truth.form, self._specs[model])
+            except Refusal:
+                continue
+            if pair.response.predicted not in (None, truth):
+                wanted.append(Wanted(told.request_id, model, version, WRONG_ANSWERS))
+        return wanted
 
     def _wants_wrong(self, model: str) -> bool:
         policies = self._policies.of_model(model)
@@ -154,6 +181,7 @@ class WatchStage(BatchStage):
         question = ExplanationRequest(
             request_id=wanted.request_id,
             model=wanted.model,
+            model_version=wanted.version,
             method=self._specs[wanted.model].explanations.method,
             asked_by=f"{wanted.policy} policy",
             asked_at=utc_now(),

@@ -36,10 +36,10 @@ class VaeScorer:
     """
 
     def __init__(self, network: Network, images: InputSpec) -> None:
-        self._map = CompiledFunction(_error_map(network), images.shape, images.scale)
+        self._map = CompiledFunction(_error_map(network), images)
 
     def score(self, images: Images) -> OutlierScores:
-        """Scores of images (n, h, w, c), uint8 or float32 in 0..1.
+        """Scores of images (n, h, w, c), uint8, or float32 as the model takes them.
 
         Raises:
             ValueError: images of another shape or type.

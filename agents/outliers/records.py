@@ -6,7 +6,7 @@ import orjson
 
 from agents.pairs import ReadPair
 from runtime.record_indices import INFERENCES, index_of_day
-from schemas.headers import TRACEPARENT
+from schemas.headers import traceparent_in
 from schemas.messages import InferenceRequest, InferenceResponse, OutlierVerdict
 
 REQUEST_FIELDS = frozenset(InferenceRequest.model_fields)
@@ -34,15 +34,18 @@ def document_of(read: ReadPair, verdict: OutlierVerdict | None) -> dict[str, Any
         "@timestamp": response["answered_at"],
         "request_id": request["request_id"],
         "model": request["model"],
+        "model_version": response["model_version"],
         "pair": {"partition": read.message.partition, "offset": read.message.offset},
         "request": request,
         "response": response,
     }
     if verdict is not None:
-        document["outlier"] = verdict.model_dump(mode="json", exclude={"schema_version", "request_id", "model"})
+        document["outlier"] = verdict.model_dump(
+            mode="json", exclude={"schema_version", "request_id", "model", "model_version"}
+        )
     return document
 
 
 def traceparent_of(read: ReadPair) -> bytes | None:
     """The caller's, carried on."""
-    return next((value for name, value in read.message.headers or () if name == TRACEPARENT), None)
+    return traceparent_in(read.message.headers)

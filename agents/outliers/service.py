@@ -13,7 +13,7 @@ from agents.outliers.policy import ExplanationPolicy
 from agents.outliers.records import document_of, index_of, traceparent_of
 from agents.outliers.settings import OutliersSettings
 from agents.outliers.verdicts import judge
-from agents.pairs import ReadPair, read_pairs
+from agents.pairs import ReadPair, read_pairs, record_id_of, unwatched
 from runtime.agent import AgentProcess, Context
 from runtime.batches import Batch, BatchStage
 from runtime.elasticsearch_sink import Record, RecordSink
@@ -59,11 +59,13 @@ class OutliersStage(BatchStage):
         detectors: Mapping[str, OutlierDetector],
         metrics: OutliersMetrics,
         policy: ExplanationPolicy,
+        max_ahead: float,
     ) -> None:
         self._specs = {name: folder.spec for name, folder in folders.items()}
         self._detectors = detectors
         self._metrics = metrics
         self._policy = policy
+        self._max_ahead = max_ahead
         self._results: Results
         self._letters: DeadLetters
         self._sink: RecordSink
@@ -75,7 +77,7 @@ class OutliersStage(BatchStage):
     def compute(self, batch: Batch) -> Judged:
         """Decode, score, and lay the records out."""
         with self._metrics.score_seconds.time():
-            pairs, refused = read_pairs(batch.messages, self._specs)
+            pairs, refused = read_pairs(batch.messages, self._specs, time.time(), self._max_ahead)
             verdicts = judge(pairs, self._detectors)
         records = [_record(read, verdict) for read, verdict in zip(pairs, verdicts, strict=True)]
         return Judged(pairs, verdicts, records, refused)
@@ -114,6 +116,7 @@ class OutliersStage(BatchStage):
         return asked
 
     def _count(self, judged: Judged, flagged: Sequence[tuple[ReadPair, OutlierVerdict]]) -> None:
+        self._metrics.count_unwatched(unwatched(judged.pairs))
         scores: dict[str, list[float]] = {}
         for read, verdict in zip(judged.pairs, judged.verdicts, strict=True):
             if verdict is not None:
@@ -156,14 +159,14 @@ def run(settings: OutliersSettings) -> None:
             detector.warm_up()
             metrics.threshold.labels(name).set(detector.threshold)
             metrics.begin_at_zero(name, folders[name].spec.labels)
-        return OutliersAgent(OutliersStage(folders, detectors, metrics, policy))
+        return OutliersAgent(OutliersStage(folders, detectors, metrics, policy, settings.max_ahead_seconds))
 
     AgentProcess(NAME, settings, settings.outliers_group, metrics, build).run()
 
 
 def _record(read: ReadPair, verdict: OutlierVerdict | None) -> PairRecord:
-    request_id, document = read.pair.request.request_id, document_of(read, verdict)
-    return PairRecord(index_of(read), request_id, document, INFERENCES, message=read.message)
+    document = document_of(read, verdict)
+    return PairRecord(index_of(read), record_id_of(read.pair), document, INFERENCES, message=read.message)
 
 
 def _flag(read: ReadPair, verdict: OutlierVerdict) -> Outgoing:
@@ -175,7 +178,11 @@ def _flag(read: ReadPair, verdict: OutlierVerdict) -> Outgoing:
 def _question(read: ReadPair) -> Outgoing:
     request = read.pair.request
     question = ExplanationRequest(
-        request_id=request.request_id, model=request.model, asked_by=f"{NAME} policy", asked_at=utc_now()
+        request_id=request.request_id,
+        model=request.model,
+        model_version=read.pair.response.model_version,
+        asked_by=f"{NAME} policy",
+        asked_at=utc_now(),
     )
     moment = rfc3339(question.asked_at.timestamp())
     headers = event_headers(request.request_id, REQUEST_TYPE, SOURCE, moment, request.model, traceparent_of(read))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from agents.outliers.detector import OutlierDetector
 from agents.pairs import ReadPair, groups
 from schemas.base import utc_now
-from schemas.messages import ImageDtype, OutlierVerdict, Tensor
+from schemas.messages import ImageDtype, InferencePair, OutlierVerdict, Tensor
 
 
 def judge(pairs: Sequence[ReadPair], detectors: Mapping[str, OutlierDetector]) -> list[OutlierVerdict | None]:
@@ -19,20 +19,19 @@ def judge(pairs: Sequence[ReadPair], detectors: Mapping[str, OutlierDetector]) -
         detector = detectors[group.model]
         scored, moment = detector.score(group.images), utc_now()
         for place, row in enumerate(group.rows):
-            request_id = pairs[row].pair.request.request_id
-            verdicts[row] = _verdict(
-                request_id, group.model, detector, float(scored.scores[place]), scored.maps[place], moment
-            )
+            pair = pairs[row].pair
+            verdicts[row] = _verdict(pair, detector, float(scored.scores[place]), scored.maps[place], moment)
     return verdicts
 
 
 def _verdict(
-    request_id: str, model: str, detector: OutlierDetector, score: float, score_map: NDArray[np.float32], at: datetime
+    pair: InferencePair, detector: OutlierDetector, score: float, score_map: NDArray[np.float32], at: datetime
 ) -> OutlierVerdict:
     flagged = score > detector.threshold
     return OutlierVerdict(
-        request_id=request_id,
-        model=model,
+        request_id=pair.request.request_id,
+        model=pair.request.model,
+        model_version=pair.response.model_version,
         score=score,
         threshold=detector.threshold,
         is_outlier=flagged,

@@ -115,7 +115,7 @@ def _compare(images: Sequence[Any], predictor: Predictor, model: str, console: C
         raise TypeError(options)
     Search.warm_up()
     explainer, compared = AnchorExplainer(None), Compared()
-    predict = _Counted(predictor(model, time.monotonic() + 3600))
+    predict = _Counted(predictor(model, time.monotonic() + 3600, lambda _: None))
     names = ("n_segments", "compactness", "sigma")
     # alibi takes a segment's number for its place, and scikit-image numbers from 1 unless told otherwise.
     segmentation = {name: getattr(options, name) for name in names} | {"start_label": 0}
@@ -125,7 +125,7 @@ def _compare(images: Sequence[Any], predictor: Predictor, model: str, console: C
         predict.evaluations, began = 0, time.perf_counter()
         found = alibi.explain(pixels, threshold=options.threshold, p_sample=options.p_sample, tau=options.tau)
         between = time.perf_counter()
-        asked = AskedModel(predictor(model, time.monotonic() + 3600), float("inf"))
+        asked = AskedModel(predictor(model, time.monotonic() + 3600, lambda _: None), float("inf"))
         answer = explainer.explain(pixels, options, asked)
         ended = time.perf_counter()
         if not number:

@@ -1,12 +1,13 @@
 """Judges recorded pairs again, and compares with the verdict that their records hold."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agents.outliers.detector import OutlierDetector
 from agents.outliers.records import index_of
 from agents.outliers.verdicts import judge
-from agents.pairs import ReadPair, read_pairs
+from agents.pairs import ReadPair, read_pairs, record_id_of
 from cli.replay.differences import Audit
 from cli.replay.log_reader import offsets_at, read_from
 from cli.replay.messages import Consumed, batches
@@ -32,7 +33,7 @@ async def audit_verdicts(
     """Compare the verdict on every pair from `begin` to `end` (seconds since the epoch)."""
     audit = Audit()
     for messages in _between(settings, begin, end):
-        pairs, _ = read_pairs(messages, specs)
+        pairs, _ = read_pairs(messages, specs, time.time(), settings.max_ahead_seconds)
         verdicts = judge(pairs, detectors)
         judged = [(read, verdict) for read, verdict in zip(pairs, verdicts, strict=True) if verdict is not None]
         stored = await _stored(store, [read for read, _ in judged])
@@ -50,7 +51,7 @@ async def _stored(store: AsyncElasticsearch, pairs: Sequence[ReadPair]) -> list[
     """The pairs' records, None where there is none."""
     if not pairs:
         return []
-    wanted = [{"_index": index_of(read), "_id": read.pair.request.request_id} for read in pairs]
+    wanted = [{"_index": index_of(read), "_id": record_id_of(read.pair)} for read in pairs]
     try:
         answer = await store.mget(docs=wanted, source_includes=FIELDS)
     except (ApiError, TransportError) as error:

@@ -1,5 +1,6 @@
 """Computes recorded drift windows again: their pairs from the log of features, and the features from the pairs."""
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -105,7 +106,7 @@ def _features_of_pairs(
     # Pairs of one window lie on several partitions, so its first one need not be the oldest.
     oldest = begin - max((specs[report.model].window.max_age_seconds for report in recorded), default=0)
     for messages in batches(read_from(settings, PAIRS.name, offsets_at(settings, PAIRS.name, oldest))):
-        pairs, _ = read_pairs(messages, specs)
+        pairs, _ = read_pairs(messages, specs, time.time(), settings.max_ahead_seconds)
         for encoded in extract([pair for pair in pairs if pair.pair.request.request_id in wanted], detectors):
             vector = read_features(encoded.value)
             found[vector.position.partition, vector.position.offset] = vector

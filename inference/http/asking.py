@@ -14,7 +14,7 @@ from inference.batcher import Answer, Batcher
 from inference.budget import Budget
 from inference.chunks import Part, split_parts
 from inference.http.body import Held, read_body
-from inference.outgoing import encode_part
+from inference.outgoing import encode_part, unanswered
 from inference.predictor import Outputs
 from inference.recorder import Recorder
 from runtime.metrics import WorkerMetrics, observe_many
@@ -50,10 +50,6 @@ CheckedForm = Callable[[DecodedRequest], None]
 
 class TooSlow(Exception):  # noqa: N818 - an answer to the caller, not a failure of ours
     """The body did not arrive in time."""
-
-
-class NotFinite(Exception):  # noqa: N818 - an answer to the caller, not a failure of ours
-    """The model's answer to an image holds NaN or infinity."""
 
 
 class OutOfTime(Exception):  # noqa: N818 - an answer to the caller, not a failure of ours
@@ -135,11 +131,11 @@ class Asker:
             check: called before anything is computed.
 
         Raises:
-            Refusal: whatever is wrong with the request.
+            Refusal: whatever is wrong with the request; UNUSABLE_ANSWER: there is no answer to one of its images, and
+                nothing is recorded.
             Busy, Overloaded, TransientError: it may be asked again soon.
             Stopping: it should be asked elsewhere.
             TooSlow, OutOfTime: the body, or the answer, was not there in time.
-            NotFinite: there is no answer to one of the images; nothing is recorded.
         """
         if self.closing:
             raise Stopping("this worker is about to end; ask again, and another will answer")
@@ -178,7 +174,7 @@ class Asker:
         check(decoded)
         parts = list(split_parts(decoded.model, [decoded], self._specs[decoded.model].max_batch, interactive=True))
         answers = await self._compute(parts)
-        _check_finite(decoded, answers)
+        self._check_usable(decoded.model, parts, answers)
         if _wants_record(request, decoded):
             await self._record(decoded.model, parts, answers, received_at)
         latency = time.time() - received_at
@@ -206,20 +202,17 @@ class Asker:
             for one in waiting:
                 one.cancel()
 
+    def _check_usable(self, model: str, parts: list[Part], answers: list[Answer]) -> None:
+        for part, answer in zip(parts, answers, strict=True):
+            unusable = self._writers[model].unusable(answer.outputs)
+            if unusable is not None:
+                raise unanswered(model, [part.request_ids[row] for row in unusable.nonzero()[0]])
+
     async def _record(self, model: str, parts: list[Part], answers: list[Answer], received_at: float) -> None:
         answered_at = time.time()
         for part, answer in zip(parts, answers, strict=True):
             values = encode_part(self._writers[model], part, answer, received_at, answered_at)
-            await self._recorder.record(part, values, rfc3339(answered_at))
-
-
-def _check_finite(decoded: DecodedRequest, answers: list[Answer]) -> None:
-    bad = np.flatnonzero(~np.concatenate([np.isfinite(answer.outputs).all(axis=1) for answer in answers]))
-    if bad.size:
-        raise NotFinite(
-            f"model {decoded.model} has no finite answer to image {bad[0]} of {len(decoded.request_ids)}: look at that "
-            "image (is it of one colour?) and at the model; the others can be asked about without it"
-        )
+            await self._recorder.record(part, [one for one in values if one is not None], rfc3339(answered_at))
 
 
 def _kafka_headers(request: web.Request, model: str) -> list[tuple[str, bytes | None]]:

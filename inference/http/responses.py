@@ -11,7 +11,9 @@ from schemas.refusal import Reason, Refusal
 
 log = get_logger(__name__)
 
-STATUS = {Reason.UNKNOWN_MODEL: 404, Reason.OVERSIZE: 413, Reason.UNKNOWN_CONTENT_TYPE: 415}
+STATUS = {Reason.UNKNOWN_MODEL: 404, Reason.OVERSIZE: 413, Reason.UNKNOWN_CONTENT_TYPE: 415} | {
+    Reason.UNUSABLE_ANSWER: 422
+}
 """Of a refusal, by its reason; any other is 400."""
 COME_AGAIN = {"Retry-After": "1"}
 

@@ -15,7 +15,7 @@ from inference.authorization import bearer_token
 from inference.batcher import Batcher, Overloaded
 from inference.budget import Budget
 from inference.http import v1, v2
-from inference.http.asking import Asked, Asker, CheckedForm, NotFinite, OutOfTime, Stopping, TooSlow
+from inference.http.asking import Asked, Asker, CheckedForm, OutOfTime, Stopping, TooSlow
 from inference.http.body import Busy
 from inference.http.responses import COME_AGAIN, error_answer, json_answer, json_errors, refused_answer
 from inference.recorder import Recorder
@@ -41,7 +41,6 @@ _UNANSWERED: dict[type[Exception], tuple[int, str]] = {
     Stopping: (503, "refused"),
     TransientError: (503, "error"),
     TooSlow: (408, "refused"),
-    NotFinite: (422, "refused"),
     OutOfTime: (504, "expired"),
 }
 """Status and outcome of a question that is not refused for what it says."""

@@ -37,7 +37,7 @@ def _our_body(document: dict[str, Any]) -> Body:
     dtype, shape = checked_dtype(required(image, "dtype", "image")), shape_of(required(image, "shape", "image"))
     data = base64_of(required(image, "data", "image"), "image.data")
     return Body(
-        images=lambda spec: from_bytes(data, dtype, shape, spec.shape),
+        images=lambda spec: from_bytes(data, dtype, shape, spec),
         request_id=document.get("request_id"),
         model=document.get("model"),
         attributes=document.get("attributes"),

@@ -11,6 +11,7 @@ from schemas.model_spec import InputSpec
 from schemas.payloads.body import brief
 from schemas.payloads.jpeg import START as JPEG_START
 from schemas.payloads.jpeg import decode_jpeg
+from schemas.payloads.pictures import check_bytes
 from schemas.payloads.png import SIGNATURE as PNG_SIGNATURE
 from schemas.payloads.png import decode_png
 from schemas.payloads.tensors import check_count
@@ -51,18 +52,19 @@ def base64_of(value: object, field: str) -> bytes:
 
 def base64_pictures(texts: Sequence[str], field: str, spec: InputSpec) -> NDArray[Any]:
     """Images of base64 PNG and JPEG files, `(n, *spec.shape)` uint8; refused as each decoder does."""
-    _check_some(texts, field)
+    _check_some(texts, field, spec)
     return np.concatenate([_picture(base64_of(text, field), spec) for text in texts])
 
 
 def pictures(files: Sequence[bytes], field: str, spec: InputSpec) -> NDArray[Any]:
     """Images of PNG and JPEG files, `(n, *spec.shape)` uint8; refused as each decoder does."""
-    _check_some(files, field)
+    _check_some(files, field, spec)
     return np.concatenate([_picture(file, spec) for file in files])
 
 
-def _check_some(files: Sequence[object], field: str) -> None:
+def _check_some(files: Sequence[object], field: str, spec: InputSpec) -> None:
     check_count(len(files))
+    check_bytes(len(files), spec)
     if not files:
         raise Refusal(Reason.WRONG_SHAPE, f"{field} holds no picture")
 

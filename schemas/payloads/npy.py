@@ -39,7 +39,7 @@ def decode_npy(data: bytes, spec: InputSpec) -> NDArray[Any]:
         found = f"{len(data) - len(header)} bytes after the header"
         raise _unreadable(f"{found}; shape {shape} of {dtype} has {expected} (truncated?)")
     values = np.frombuffer(data, dtype, offset=len(header))
-    return to_images(values.reshape(shape, order="F" if fortran else "C"), count, spec.shape)
+    return to_images(values.reshape(shape, order="F" if fortran else "C"), count, spec)
 
 
 def _unreadable(text: str) -> Refusal:

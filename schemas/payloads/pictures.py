@@ -14,6 +14,8 @@ from schemas.refusal import Reason, Refusal
 
 MAX_PIXELS = 16_000_000
 """A picture that claims more is refused as such, whatever the model takes."""
+MAX_PICTURE_BYTES = 64 << 20
+"""Of all pictures of one message, decoded. A picture of one colour is a thousand times larger than its file."""
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -33,6 +35,21 @@ def layout_of(spec: InputSpec) -> Layout:
     if spec.kind != "image" or mode is None:
         raise Refusal(Reason.WRONG_SHAPE, f"this model takes {spec.kind} of shape {spec.shape}, not pictures: send npy")
     return Layout(height, width, mode)
+
+
+def check_bytes(count: int, spec: InputSpec) -> None:
+    """Refuse pictures that are too many for their size, before any is decompressed.
+
+    Raises:
+        Refusal: OVERSIZE.
+    """
+    if count * spec.size > MAX_PICTURE_BYTES:
+        most = max(1, MAX_PICTURE_BYTES // spec.size)
+        raise Refusal(
+            Reason.OVERSIZE,
+            f"{count} pictures have {count * spec.size} bytes when decoded; {MAX_PICTURE_BYTES} are taken of one "
+            f"message: send at most {most} at once",
+        )
 
 
 def check_size(width: int, height: int, layout: Layout) -> None:

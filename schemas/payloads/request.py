@@ -17,7 +17,7 @@ from schemas.payloads.npy import decode_npy
 from schemas.payloads.png import decode_png
 from schemas.payloads.v2_body import binary_v2_body
 from schemas.refusal import Reason, Refusal
-from schemas.topics import MAX_REQUEST_BYTES
+from schemas.topics import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class DecodedRequest:
 
     Attributes:
         request_ids: one an image: `[ID]`, or `[ID-0, ID-1, ...]`.
-        images: `(n, *spec.input.shape)`, uint8 in 0..255 or float32 in 0..1, C-contiguous; may be a read-only view
-            on the payload.
+        images: `(n, *spec.input.shape)`, uint8, or float32 as the model takes them, C-contiguous; may be a read-only
+            view on the payload.
         model: name of the model asked for, one of those served.
         attributes: the caller's metadata.
         sent_at: seconds since the epoch.
@@ -81,7 +81,23 @@ def decode_request(
     found = {name.lower(): (name, content) for name, content in headers or () if content is not None}
     body = _body_reader(found)(payload)
     spec = facts.model_spec(found, body.model, specs, default_model)
+    try:
+        return _decoded(body, key, found, timestamp, spec)
+    except Refusal as refusal:
+        refusal.model = spec.name
+        raise
+
+
+def _decoded(
+    body: Body, key: bytes | None, found: facts.FoundHeaders, timestamp: float, spec: ModelSpec
+) -> DecodedRequest:
     images = body.images(spec.input)
+    if (size := spec.input.pair_bytes(images.itemsize, len(spec.labels))) > MAX_MESSAGE_BYTES:
+        raise Refusal(
+            Reason.OVERSIZE,
+            f"the pair of one item of {images.dtype} would have up to {size} bytes; {MAX_MESSAGE_BYTES} are taken: "
+            "send uint8",
+        )
     sent_at = facts.moment(found, CE_TIME, "sent_at", body.sent_at)
     return DecodedRequest(
         request_ids=facts.request_ids(key, found, body.request_id, len(images)),

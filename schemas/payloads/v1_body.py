@@ -67,7 +67,7 @@ def _values(values: object, field: str, spec: InputSpec) -> NDArray[Any]:
     if isinstance(values, list) and any(isinstance(value, dict) for value in values):
         return base64_pictures(_texts(values, field), field, spec)
     numbers, shape = read_numbers(values, spec.shape)
-    return to_images(numbers, count_items(shape, spec.shape), spec.shape)
+    return to_images(numbers, count_items(shape, spec.shape), spec)
 
 
 def _texts(values: Sequence[object], field: str) -> list[str]:

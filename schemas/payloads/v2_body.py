@@ -176,7 +176,7 @@ def _of_datatype(numbers: NDArray[Any], datatype: str, count: int, spec: InputSp
         numbers = numbers.astype(np.float32)
     elif not datatype.startswith("FP") and numbers.dtype != np.uint8:
         numbers = to_uint8(numbers, datatype)
-    return to_images(numbers, count, spec.shape)
+    return to_images(numbers, count, spec)
 
 
 def _text_pictures(data: object, shape: tuple[int, ...], spec: InputSpec) -> NDArray[Any]:

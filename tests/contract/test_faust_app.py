@@ -10,7 +10,8 @@ from typing import Any
 import faust
 
 from runtime import kafka
-from runtime.batches import Batch, BatchStage, Pipeline
+from runtime.batches import Batch, BatchStage, Bounds, Pipeline
+from runtime.byte_room import ByteRoom
 from runtime.faust_app import HardenedApp, create_app, raw_topic
 from runtime.settings import Settings
 from tests.conftest import Broker, TopicFactory
@@ -158,7 +159,7 @@ def test_a_batch_that_fails_is_not_acknowledged(kafka_settings: Settings, topic:
 
     async def hardened() -> None:
         app = create_app(kafka_settings, f"{unique}-hardened", 100)
-        pipeline = Pipeline(app, stage, 10, 0.2, 2, failures.append)
+        pipeline = Pipeline(app, stage, Bounds(10, 0.2, 2, 1 << 20), ByteRoom(1 << 20), failures.append)
 
         async def body(_app: Any, stream: Any) -> None:
             await pipeline.run(stream)
@@ -344,7 +345,7 @@ def test_a_fetch_that_spans_a_rebalance_leaves_no_hole(
 
     async def spanned() -> None:
         app = create_app(kafka_settings, unique, 200)
-        pipeline = Pipeline(app, Collecting(), 50, 0.2, 2, failures.append)
+        pipeline = Pipeline(app, Collecting(), Bounds(50, 0.2, 2, 1 << 20), ByteRoom(1 << 20), failures.append)
 
         async def take(stream: Any) -> None:
             await pipeline.run(stream)
@@ -370,3 +371,52 @@ def test_a_fetch_that_spans_a_rebalance_leaves_no_hole(
     assert failures == []
     assert sorted(set(offsets)) == list(range(100))
     assert committed(kafka_settings, unique, name) == 100
+
+
+class Held(BatchStage):
+    """A stage that delivers nothing until it may."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.may_go_on = asyncio.Event()
+
+    def compute(self, batch: Batch) -> None:
+        self.begun += [message.offset for message in batch.messages]
+
+    async def deliver(self, _: None) -> None:
+        await self.may_go_on.wait()
+
+
+def test_nothing_is_fetched_of_a_stream_whose_messages_in_hand_are_too_large_while_others_go_on(
+    kafka_settings: Settings, topic: TopicFactory, unique: str
+) -> None:
+    large, small = topic(1), topic(1)
+    held, free, failures = Held(), Held(), list[BaseException]()
+    free.may_go_on.set()
+
+    def send(name: str, count: int) -> None:
+        producer = kafka.producer(kafka_settings)
+        for _ in range(count):
+            producer.produce(name, value=bytes(10_000), partition=0)
+        producer.flush(SECONDS)
+
+    async def story() -> None:
+        app = create_app(kafka_settings, unique, 200)
+        for name, stage in ((large, held), (small, free)):
+            app.rooms[name] = ByteRoom(50_000)
+            pipeline = Pipeline(app, stage, Bounds(10, 0.1, 20, 1 << 20), app.rooms[name], failures.append)
+            app.agent(raw_topic(app, [name]), name=name)(pipeline.run)
+        await app.start()
+        send(large, 5)
+        await until(lambda: len(held.begun) == 5 and app.rooms[large].is_full, "the first are in hand")
+        send(large, 20)
+        for count in (100, 200):
+            send(small, 100)
+            await until(lambda count=count: len(free.begun) == count, "the other stream goes on")
+        assert len(held.begun) == 5
+        held.may_go_on.set()
+        await until(lambda: len(held.begun) == 25, "the rest is fetched")
+        await asyncio.wait_for(app.stop(), SECONDS)
+
+    asyncio.run(story())
+    assert (failures, held.begun, free.begun) == ([], list(range(25)), list(range(200)))

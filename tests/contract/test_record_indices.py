@@ -56,7 +56,7 @@ def test_the_index_is_that_of_the_day_in_utc() -> None:
 )
 def test_every_field_of_a_message_that_is_stored_is_mapped(kind: str, field: str | None, model: Any) -> None:
     mapped = fields(kind)[field]["properties"] if field else fields(kind)
-    left_out = {"schema_version", "request_id", "model"} if model is OutlierVerdict else set()
+    left_out = {"schema_version", "request_id", "model", "model_version"} if model is OutlierVerdict else set()
     assert set(model.model_fields) - left_out <= set(mapped)
 
 
@@ -65,6 +65,22 @@ def test_templates_can_be_applied_again_and_are_found(store: Store) -> None:
         for _ in range(2):
             assert "modelwatch-inferences-*" in (await apply_templates(client))[0]
         assert await templates_are_there(client)
+
+    with_store(store.url, use)
+
+
+def test_an_index_of_an_earlier_version_learns_the_fields_that_are_new(store: Store, unique: str) -> None:
+    async def use(client: AsyncElasticsearch) -> None:
+        await apply_templates(client)
+        index, earlier = f"modelwatch-inferences-{unique}", dict(component_templates()["modelwatch-inferences"])
+        mappings = {**earlier["template"]["mappings"], "properties": {"request_id": {"type": "keyword"}}}
+        await client.indices.create(index=index, mappings=mappings)
+        document = {"request_id": "1", "model_version": "2", "response": {"primary": False}}
+        try:
+            await apply_templates(client)
+            await client.index(index=index, id="1", document=document)
+        finally:
+            await client.indices.delete(index=index)
 
     with_store(store.url, use)
 

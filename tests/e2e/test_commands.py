@@ -59,6 +59,7 @@ MAY_BE_EMPTY = {
     "modelwatch_mae": "the reference model predicts classes",
     "explanations_asked": "the outliers agent's policy is off by default",
     "policy_questions": "the reference model has no policy that asks for explanations",
+    "feedback_not_compared": "likewise",
     "unscored": "no request expires, and every model has a detector",
 }
 """Parts of the names of metrics that the demo need not show, and why."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -22,6 +23,7 @@ from inference.predictor import NullPredictor
 from runtime.health import Health
 from runtime.metrics import WorkerMetrics
 from runtime.model_folder import ModelFolder
+from schemas.clock import MAX_AHEAD_SECONDS
 from schemas.pairs import PairWriter
 from schemas.topics import MAX_REQUEST_BYTES, PAIRS
 from tests.fuzz.seeds import SPECS
@@ -35,8 +37,8 @@ class CheckedPairs:
 
     async def record(self, _part: Any, values: Sequence[bytes], _time: str) -> None:
         """Check them."""
-        messages = [SimpleNamespace(topic=PAIRS.name, value=value) for value in values]
-        read, refused = read_pairs(messages, SPECS)
+        messages = [SimpleNamespace(topic=PAIRS.name, value=value, timestamp=time.time()) for value in values]
+        read, refused = read_pairs(messages, SPECS, time.time(), MAX_AHEAD_SECONDS)
         assert len(read) == len(values), refused
 
 

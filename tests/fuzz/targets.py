@@ -25,6 +25,7 @@ from agents.outliers.records import document_of, index_of
 from agents.pairs import groups, read_pairs
 from runtime.errors import ConfigurationError
 from runtime.model_folder import CHECKSUMS_FILE, SPEC_FILE, ModelFolder, load_model_folder
+from schemas.clock import MAX_AHEAD_SECONDS
 from schemas.headers import dead_letter_headers
 from schemas.model_spec import WeightsSpec
 from schemas.payloads import MAX_IMAGES, decode_request
@@ -78,7 +79,7 @@ def png(data: bytes) -> bool:
 def pairs(data: bytes) -> bool:
     """A message of `inference.pairs`, as the outliers, drift and confusion agents take it, with feedback to join."""
     message = _message(PAIRS.name, data)
-    read, refused = read_pairs([message], SPECS)
+    read, refused = read_pairs([message], SPECS, NOW, MAX_AHEAD_SECONDS)
     if refused:
         return _refused(refused[0][1])
     for group in groups(read, SPECS):

@@ -35,7 +35,9 @@ from tests.servers.messages import read
 from training.datasets import TRUCK_INDEX, load_split
 
 MODEL = "cifar10-resnet32"
-SECONDS = 60.0
+SECONDS = 180.0
+IN_HAND = 24
+COUNT = 3 * IN_HAND
 POLICIES = {"wrong_answers": True, "low_confidence": 0.3, "per_minute": 1000, "burst": 100}
 
 
@@ -83,7 +85,8 @@ def agent(
         "ELASTICSEARCH_URL": servers.elasticsearch,
         "MODELWATCH_WORKER_URL": worker.url,
         "MODELWATCH_EXPLANATION_PAIR_WAIT_SECONDS": "3",
-        "MODELWATCH_EXPLANATIONS_IN_HAND": "24",
+        "MODELWATCH_EXPLANATIONS_IN_HAND": str(IN_HAND),
+        "MODELWATCH_EXPLANATION_SECONDS": "120",
     }
     process = WorkerProcess(
         servers.kafka,
@@ -302,22 +305,22 @@ def test_policies_ask_by_themselves(talk: Talk, truck: NDArray[np.uint8], name: 
     assert talk.agent.metric("modelwatch_policy_questions_total", policy="low_confidence", outcome="asked") == 1
 
 
-def test_two_hundred_at_once_are_answered_or_refused_and_the_agent_is_well(
+def test_three_times_as_many_as_fit_in_hand_are_all_answered_and_the_agent_is_well(
     talk: Talk, agent: WorkerProcess, truck: NDArray[np.uint8], name: str
 ) -> None:
     image = tensor(truck)
-    for number in range(200):
+    for number in range(COUNT):
+        deadline = None if number % 2 else utc_now() + timedelta(hours=1)
+        fields = {"image": image, "options": {"preset": "article"}, "deadline": deadline}
         question = ExplanationRequest.model_validate(
-            {"request_id": f"{name}-{number}", "image": image, "asked_at": utc_now(), "options": {"preset": "article"}}
+            {"request_id": f"{name}-{number}", "asked_at": utc_now(), **fields}
         )
         value = question.model_dump_json().encode()
         kafka.produce(talk.producer, EXPLANATION_REQUESTS.name, value=value, key=question.request_id)
     talk.producer.flush(10)
-    found = talk.answers(f"{name}-", count=200)
-    assert len({one.request_id for one in found}) == len(found) == 200
-    outcomes = [one.outcome for one in found]
-    assert set(outcomes) == {"ok", "overloaded"} and outcomes.count("ok") >= 24
-    assert all(one.reason for one in found if one.outcome == "overloaded")
+    found = talk.answers(f"{name}-", count=COUNT)
+    assert len({one.request_id for one in found}) == len(found) == COUNT
+    assert {one.outcome for one in found} == {"ok"}  # the topic is the queue
     agent.wait_ready(10)
     assert agent.metric("modelwatch_explanations_in_hand") == 0
 
@@ -337,7 +340,7 @@ def test_a_worker_killed_and_an_agent_stopped_delay_and_lose_nothing(
         talk.record(servers, one, truck)
     worker.kill()
     for number, one in enumerate(names):
-        deadline = utc_now() + timedelta(seconds=2 if number < 4 else 90)
+        deadline = utc_now() + timedelta(seconds=2 if number < 4 else 240)
         talk.ask(one, options={"preset": "article", "seed": number}, deadline=deadline)
     timeouts = talk.answers(f"{name}-", count=4)
     assert {one.request_id for one in timeouts} == set(names[:4])
@@ -362,11 +365,11 @@ def test_what_is_read_again_after_a_kill_gets_the_answer_that_was_recorded(
 ) -> None:
     talk.record(servers, name, truck)
     agent.wait_ready()
-    talk.ask(name, method="occlusion", deadline=utc_now() + timedelta(seconds=3))
+    talk.ask(name, method="occlusion", deadline=(deadline := utc_now() + timedelta(seconds=10)))
     while not any(one.request_id == name for one in talk.seen):
         talk.read()
     agent.kill()  # a commit comes once a second: most likely before it
-    time.sleep(3)
+    wait_until(lambda: utc_now() > deadline, agent.last_words)
     agent.start().wait_ready()
     wait_until(lambda: agent.metric("modelwatch_consumer_lag", topic=EXPLANATION_REQUESTS.name) == 0, agent.last_words)
     answers = talk.answers(name, count=1)

@@ -31,12 +31,12 @@ class CountingPredictor(KerasPredictor):
         self.traced: list[str] = []
         super().__init__(folder, SETTINGS)
 
-    def _freeze(self, function: Callable[[Any], Any], dtype: Any) -> Any:
+    def _trace(self, function: Callable[[Any], Any], dtype: Any) -> Any:
         def noted(images: Any) -> Any:
             self.traced.append(dtype.name)
             return function(images)
 
-        return super()._freeze(noted, dtype)
+        return super()._trace(noted, dtype)
 
 
 def folder_of(path: Path, file: str = "weights.keras") -> ModelFolder:

@@ -15,7 +15,7 @@ from cli.supervisor import answers
 from runtime.embedded import dying_with_parent, free_ports
 
 PROJECT = Path(__file__).resolve().parents[2]
-READY_SECONDS = 90.0
+READY_SECONDS = 240.0
 """TensorFlow's import and the warm-up take 10 s of an idle core; test machines are busy."""
 OURS = ("MODELWATCH_", "KAFKA_", "ELASTICSEARCH_")
 

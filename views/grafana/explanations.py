@@ -51,9 +51,10 @@ def _questions() -> list[Panel]:
         ),
         curves(
             "What policies ask",
-            "Explanations that a policy of the model wanted; dropped: over its rate",
+            "Explanations that a policy of the model wanted; dropped: over its rate. And feedback that wrong_answers let be",
             "ops",
             Query(_rate("modelwatch_policy_questions_total", "policy, outcome"), "{{policy}}: {{outcome}}"),
+            Query("sum(rate(modelwatch_feedback_not_compared_total[$__rate_interval]))", "feedback not compared"),
             span=16,
         ).no_value("no policy asks"),
         curves(

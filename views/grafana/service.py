@@ -186,6 +186,15 @@ def _keeping_up() -> list[Panel]:
             "short",
             Query("sum by (job) (increase(modelwatch_assignments_total[10m]))", "{{job}}"),
         ),
+        curves(
+            "Pairs that agents do not watch",
+            "By agent and reason. unknown_model: the worker has a model whose folder the agent lacks; start both with "
+            "the same folders. other_version: of a version with another shape or other classes",
+            "ops",
+            Query(
+                "sum by (job, reason) (rate(modelwatch_unwatched_pairs_total[$__rate_interval]))", "{{job}}: {{reason}}"
+            ),
+        ),
     ]
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from agents.network import CONFIG_FILE, WEIGHTS_FILE, CompiledFunction, load_network
 from runtime.errors import ConfigurationError
+from schemas.model_spec import InputSpec
 from training.network_export import export_network
 
 
@@ -47,7 +48,7 @@ def images(count: int) -> NDArray[np.uint8]:
 
 def compiled(folder: Path) -> CompiledFunction:
     network = load_network(folder)
-    return CompiledFunction(lambda x: network.apply("all", x), (8, 8, 3), 255.0)
+    return CompiledFunction(lambda x: network.apply("all", x), InputSpec(shape=(8, 8, 3)))
 
 
 def test_every_kind_of_layer_computes_what_keras_computes(layers: list[Any], folder: Path) -> None:

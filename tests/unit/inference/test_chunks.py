@@ -74,7 +74,7 @@ def message(number: int, images: int = 1, model: str = "small", dtype: str = "ui
 
 
 def build(messages: list[Message]) -> Chunk:
-    return build_chunk(messages, DECODE, SIZES.__getitem__, 12.0, "metadata")
+    return build_chunk(iter(messages), DECODE, SIZES.__getitem__, 12.0, "metadata")
 
 
 def test_a_chunk_remembers_when_and_under_which_assignment_it_was_read() -> None:
@@ -98,7 +98,7 @@ def test_refused_messages_are_kept_whole_with_their_reason_and_the_others_are_co
     bad = Message(b"no picture", [("content-type", b"text/plain")], 2)
     chunk = build([message(1), bad, message(3)])
     assert [part.request_ids for part in chunk.parts] == [["m1", "m3"]]
-    assert [(refused.message, refused.refusal.reason) for refused in chunk.refused] == [
+    assert [(refused.source.message, refused.refusal.reason) for refused in chunk.refused] == [
         (bad, Reason.UNKNOWN_CONTENT_TYPE)
     ]
 
@@ -199,3 +199,16 @@ def test_parts_hold_at_most_the_size_asked_for_and_keep_the_order(size: int) -> 
     assert [name for part in parts for name in part.request_ids] == [name for r in requests for name in r.request_ids]
     assert {len(part.request_ids) for part in parts[:-1]} == {size}
     assert 1 <= len(parts[-1].request_ids) <= size
+
+
+def test_a_chunk_ends_when_it_has_enough_bytes_and_the_next_one_goes_on_where_it_ended() -> None:
+    messages = [message(number) for number in range(10)]
+    waiting, sizes = iter(messages), []
+    whole = build(messages)
+    while (chunk := build_chunk(waiting, DECODE, SIZES.__getitem__, 12.0, "metadata", whole.nbytes / 4)).offsets:
+        sizes.append(sum(len(part.request_ids) for part in chunk.parts))
+    assert sum(sizes) == 10
+    assert max(sizes) <= 3
+    assert whole.nbytes == sum(len(one.value() or b"") for one in messages) + sum(
+        part.job.images.nbytes for part in whole.parts
+    )

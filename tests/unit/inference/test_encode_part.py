@@ -77,3 +77,21 @@ def test_a_clock_that_is_behind_the_senders_gives_no_negative_times() -> None:
     early = Answer(np.eye(3, dtype=np.float32)[:1], None, 1, RECEIVED - 5, 0.1)
     (pair,) = pairs_of(part, early)
     assert (pair.response.timings.queue, pair.response.timings.batch) == (0, 0)
+
+
+@given(st.lists(st.sampled_from(["live", "expired", "broken"]), min_size=1, max_size=20))
+def test_a_request_without_a_usable_answer_has_no_pair_and_its_neighbours_have_theirs(fates: list[str]) -> None:
+    part, answer = part_of(len(fates)), answer_of([fate == "expired" for fate in fates])
+    for number, fate in enumerate(fates):
+        if fate == "broken":
+            answer.outputs[number, 0] = (np.nan, np.inf, 1.5, -0.5)[number % 4]
+    values = encode_part(WRITER, part, answer, RECEIVED, ANSWERED)
+    assert [value is None for value in values] == [fate == "broken" for fate in fates]
+    for request_id, value in zip(part.request_ids, values, strict=True):
+        assert value is None or InferencePair.model_validate_json(value).request.request_id == request_id
+
+
+def test_rounding_beyond_one_is_cut_off() -> None:
+    answer = Answer(np.array([[1 + 5e-7, 0, 0]], np.float32), None, 1, STARTED, 0.1)
+    (pair,) = pairs_of(part_of(1), answer)
+    assert pair.response.confidence == 1

@@ -206,7 +206,8 @@ def test_an_image_without_a_finite_answer_is_named_and_its_neighbours_in_the_bat
             model.gate.set()
             answers = [one.result() for one in (first, *rest)]
         assert [answer.status for answer in answers] == [200, 422, 200]
-        assert "image 1 of 2" in answers[1].json["error"]
+        assert "about 1 image(s): " in answers[1].json["error"]
+        assert "-1; look at" in answers[1].json["error"]
         assert len(served.recorder.request_ids) == 2
         assert (served.count("pets", "ok"), served.count("pets", "refused")) == (2, 1)
 

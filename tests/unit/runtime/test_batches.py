@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 from faust.types import TP
+from hypothesis import given
+from hypothesis import strategies as st
 
-from runtime.batches import Batch, BatchStage, Pipeline
+from runtime.batches import Batch, BatchStage, Bounds, Pipeline
+from runtime.byte_room import ByteRoom, size_of, split
 from runtime.errors import FatalError
 
 
@@ -19,6 +22,9 @@ class Message:
     generation_id: int = 1
     topic: str = "t"
     partition: int = 0
+    value: bytes = b""
+    key: bytes | None = None
+    headers: tuple[Any, ...] = ()
 
     @property
     def tp(self) -> TP:
@@ -81,10 +87,13 @@ class Failing(BatchStage):
         raise OSError("told to")
 
 
-def run(app: App, stage: Any, *batches: list[Message], depth: int = 2) -> tuple[list[BaseException], Mapping[TP, int]]:
+def run(
+    app: App, stage: Any, *batches: list[Message], depth: int = 2, most: int | None = None
+) -> tuple[list[BaseException], Mapping[TP, int]]:
     async def whole() -> tuple[list[BaseException], Mapping[TP, int]]:
         failures: list[BaseException] = []
-        pipeline = Pipeline(app, stage() if isinstance(stage, type) else stage, 10, 0.1, depth, failures.append)
+        made, bounds = stage() if isinstance(stage, type) else stage, Bounds(10, 0.1, depth, 100, most)
+        pipeline = Pipeline(app, made, bounds, ByteRoom(1000), failures.append)
         await pipeline.run(Stream(*batches))
         await pipeline.finish(5)
         return failures, pipeline.processed
@@ -122,3 +131,76 @@ def test_a_delivery_that_fails_is_fatal_and_acknowledges_nothing() -> None:
     failures, _ = run(app, Failing, [Message(0, None)])
     assert isinstance(failures[0], OSError)
     assert app.consumer.safe == []
+
+
+class Recording(BatchStage):
+    """Notes the batches, and how many messages were delivered at once."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.at_once, self.most = 0, 0
+
+    def compute(self, batch: Batch) -> list[int]:
+        self.batches.append([message.offset for message in batch.messages])
+        return self.batches[-1]
+
+    async def deliver(self, offsets: list[int]) -> None:
+        self.at_once += len(offsets)
+        self.most = max(self.most, self.at_once)
+        await asyncio.sleep(0.01)
+        self.at_once -= len(offsets)
+
+
+def test_large_messages_are_taken_in_small_batches_in_order() -> None:
+    app, stage = App(), Recording()
+    sizes = [10, 60, 40, 200, 1, 99, 1]
+    messages = [Message(n, n - 1 if n else None, value=bytes(size)) for n, size in enumerate(sizes)]
+    failures, processed = run(app, stage, messages)
+    assert (failures, processed) == ([], {TP("t", 0): 7})
+    assert stage.batches == [[0, 1], [2], [3], [4, 5], [6]]
+
+
+def test_no_more_messages_are_delivered_at_once_than_may_be() -> None:
+    app, stage = App(), Recording()
+    batches = [[Message(n, n - 1 if n else None)] for n in range(20)]
+    failures, processed = run(app, stage, *batches, depth=100, most=3)
+    assert (failures, processed) == ([], {TP("t", 0): 20})
+    assert stage.most == 3
+
+
+@given(st.lists(st.integers(0, 300)), st.integers(1, 250))
+def test_parts_hold_all_messages_in_order_and_only_a_single_one_is_larger(sizes: list[int], most: int) -> None:
+    messages = [Message(number, None, value=bytes(size)) for number, size in enumerate(sizes)]
+    parts = split(messages, most)
+    assert [one for part in parts for one in part] == messages
+    assert all(len(part) == 1 or sum(map(size_of, part)) <= most for part in parts)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 2), st.integers(0, 50))))
+def test_what_was_fetched_under_an_earlier_assignment_never_fills_a_room(moves: list[tuple[bool, int, int]]) -> None:
+    room, latest, held = ByteRoom(100), -1, list[int]()
+    for takes, generation, size in moves:
+        if takes and generation >= latest:
+            held = held if generation == latest else []
+            latest = generation
+            room.take(size, generation)
+            held.append(size)
+        elif not takes and generation != latest:
+            room.give_back(size, generation)
+        elif not takes and held:
+            room.give_back(held.pop(), generation)
+        assert room.is_full == (sum(held) >= 100)
+
+
+def test_what_was_processed_under_an_earlier_assignment_is_forgotten() -> None:
+    app = App()
+
+    async def whole() -> None:
+        pipeline = Pipeline(app, Recording(), Bounds(10, 0.1, 2, 100), ByteRoom(1000), lambda _: None)
+        await pipeline.run(Stream([Message(0, None), Message(1, 0)]))
+        await pipeline.finish(5)
+        assert pipeline.processed == {TP("t", 0): 2}
+        app.consumer_generation_id = 2
+        assert pipeline.processed == {}  # another owner may have gone on since
+
+    asyncio.run(whole())

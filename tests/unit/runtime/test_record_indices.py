@@ -28,11 +28,17 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         self.server.put[self.path.split("?")[0]] = json.loads(body)
-        self.send_response(self.server.lifecycle if "_ilm" in self.path else 200)
+        self._answer(self.server.lifecycle if "_ilm" in self.path else 200, b'{"acknowledged":true}')
+
+    def do_GET(self) -> None:
+        self._answer(200, b"{}")  # no indices yet
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
         self.send_header("content-type", "application/vnd.elasticsearch+json;compatible-with=9")
         self.send_header("x-elastic-product", "Elasticsearch")
         self.end_headers()
-        self.wfile.write(b'{"acknowledged":true}')
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         """Quiet."""

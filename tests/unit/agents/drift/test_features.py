@@ -1,6 +1,5 @@
 """What the first stage writes the second reads, number for number; a window's report says which pairs it is made of."""
 
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +13,7 @@ from agents.drift.windows import Entry, ModelWindows, Window
 from agents.pairs import read_pairs
 from runtime.model_folder import load_model_folders
 from runtime.settings import PROJECT_MODELS
+from schemas.clock import MAX_AHEAD_SECONDS
 from schemas.messages import FeatureVector, WindowStart
 from schemas.model_spec import WindowSpec
 from schemas.pairs import PairWriter
@@ -22,6 +22,7 @@ from schemas.refusal import Reason, Refusal
 MODEL = "cifar10-resnet32"
 NAME = "probabilities"
 COUNT = 40
+BEGAN = 1_750_000_000
 
 
 @dataclass
@@ -48,14 +49,14 @@ def answers() -> Any:
 @pytest.fixture(scope="module")
 def vectors(detector: DriftDetector, answers: Any) -> list[FeatureVector]:
     spec = load_model_folders(PROJECT_MODELS)[MODEL].spec
-    writer, now = PairWriter(MODEL, "1", "ab" * 32, spec.labels, "CPU:0"), time.time()
+    writer, now = PairWriter(MODEL, "1", "ab" * 32, spec.labels, "CPU:0"), BEGAN
     zeros, images = [0.0] * COUNT, np.zeros((COUNT, 32, 32, 3), np.uint8)
     ids = [f"id-{number}" for number in range(COUNT)]
     values = writer.encode(
         ids, images, [{}] * COUNT, [now] * COUNT, [None] * COUNT, answers, zeros, zeros, 0.0, COUNT, now
     )
-    messages = [Message(value, 2, 100 + number, 1_750_000_000 + number / 1000) for number, value in enumerate(values)]
-    pairs, _ = read_pairs(messages, {MODEL: spec})
+    messages = [Message(value, 2, 100 + number, BEGAN + number / 1000) for number, value in enumerate(values)]
+    pairs, _ = read_pairs(messages, {MODEL: spec}, BEGAN, MAX_AHEAD_SECONDS)
     return [read_features(one.value) for one in extract(pairs, {MODEL: {NAME: detector}})]
 
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from agents.explanations.admission import Admission
 from agents.explanations.answers import document_of, explained, recorded
-from agents.explanations.explainer import Answer, AskedModel
+from agents.explanations.explainer import Answer, AskedModel, AskedVersion, ModelUnavailable
 from agents.explanations.overlay import overlay_png
 from agents.explanations.policies import Policies, is_one_in
 from agents.explanations.questions import pixels_of, read_question, seconds_left, spec_of
-from agents.explanations.recent_pairs import RecentPairs
+from agents.explanations.recent_pairs import MOST_ANSWERS, KeptPair, RecentPairs
 from runtime.model_folder import load_model_folders
 from runtime.settings import PROJECT_MODELS
 from schemas.base import utc_now
@@ -60,16 +60,14 @@ def test_what_is_wrong_with_options_is_named(method: str, options: dict[str, obj
 def test_the_latest_pairs_are_kept_within_both_bounds(
     puts: list[tuple[int, bytes]], max_pairs: int, max_bytes: int
 ) -> None:
-    recent, last = RecentPairs(max_pairs, max_bytes), dict[str, bytes]()
-    for number, value in puts:
-        recent.put(str(number), value)
-        last.pop(str(number), None)
-        last[str(number)] = value
-        kept = [name for name in last if recent.get(name) is not None]
-        assert len(recent) == len(kept) <= max_pairs
-        assert sum(len(last[name]) for name in kept) <= max_bytes
-        assert kept == list(last)[len(last) - len(kept) :]
-        assert all(recent.get(name) == last[name] for name in kept)
+    recent = RecentPairs(max_pairs, max_bytes)
+    for count, (number, value) in enumerate(puts, 1):
+        recent.put(str(number), KeptPair(value, 0.0))
+        kept = puts[count - len(recent) : count]
+        assert len(recent) <= max_pairs and sum(len(own) for _, own in kept) <= max_bytes
+        for name in range(10):
+            own = [value for number, value in kept if number == name]
+            assert [one.value for one in recent.get(str(name))] == own[-MOST_ANSWERS:]
 
 
 def test_who_waits_for_a_pair_gets_it_even_when_nothing_is_kept() -> None:
@@ -77,27 +75,27 @@ def test_who_waits_for_a_pair_gets_it_even_when_nothing_is_kept() -> None:
         recent = RecentPairs(0, 0)
         waiting = [asyncio.ensure_future(recent.wait("a", 10)) for _ in range(2)]
         await asyncio.sleep(0)
-        recent.put("b", b"other")
-        recent.put("a", b"pair")
-        assert await asyncio.gather(*waiting) == [b"pair", b"pair"]
+        recent.put("b", KeptPair(b"other", 0.0))
+        recent.put("a", KeptPair(b"pair", 0.0))
+        assert await asyncio.gather(*waiting) == [KeptPair(b"pair", 0.0)] * 2
         assert await recent.wait("c", 0.01) is None
-        assert not recent._waiting
+        assert not recent._waiting and len(recent) == 0
 
     asyncio.run(story())
 
 
 # ------------------------------------------------------------------ admission
-def test_no_more_are_in_hand_than_may_be_and_none_whose_turn_comes_too_late() -> None:
+def test_a_question_is_refused_by_its_deadline_alone_however_many_are_in_hand() -> None:
     numbers: list[int] = []
-    admission = Admission(at_once=2, in_hand=4, changed=numbers.append)
+    admission = Admission(at_once=2, changed=numbers.append)
     admission.took(3.0)
-    for expected in range(4):
-        assert admission.refusal(100.0) is None
+    for expected in range(400):
+        assert admission.refusal(3600.0) is None
         admission.enter()
         assert numbers[-1] == expected + 1
         assert (admission.refusal(1.0) is None) == (expected == 0)
-    assert "4 questions are in hand" in (admission.refusal(100.0) or "")
-    admission.leave()
+    for _ in range(398):
+        admission.leave()
     assert admission.refusal(100.0) is None
     assert "its turn would come" in (admission.refusal(0.5) or "")
 
@@ -220,7 +218,13 @@ def test_the_overlay_of_importance_and_of_grey_images_can_be_read() -> None:
 def test_an_explanation_comes_back_from_its_record_as_it_was() -> None:
     question = _question(request_id="truck-1", asked_by="me")
     model = AskedModel(lambda images: images, float("inf"))
-    made = explained(question, SPEC, picture(0), _anchor(), model, 0.25, POSITION)
+    version = AskedVersion(None, "1")
+    version.check("2")
+    made = explained(question, SPEC, picture(0), _anchor(), model, version, 0.25, POSITION)
+    assert (made.model_version, made.reason) == (
+        "2",
+        "the pair was answered by version 1; this is what version 2 says",
+    )
     assert (made.label, made.anchor, made.precision) == ("truck", (1,), 0.99)
     assert made.anchor_mask is not None and sum(made.anchor_mask.data) == 32 * 16
     document = document_of(made, "me")
@@ -235,3 +239,16 @@ def test_only_answers_of_image_classifiers_are_explained() -> None:
     assert spec_of(SPEC.name, specs) is SPEC
     with pytest.raises(Refusal, match="n is no classifier of images"):
         spec_of("n", specs)
+
+
+def test_one_version_answers_an_explanation_and_none_but_the_one_wanted() -> None:
+    version = AskedVersion("1", "1")
+    version.check(None)
+    version.check("1")
+    assert (version.found, version.note) == ("1", None)
+    with pytest.raises(Refusal, match="version 1 is no longer asked, 2 is in its place"):
+        version.check("2")
+    upgraded = AskedVersion(None, None)
+    upgraded.check("1")
+    with pytest.raises(ModelUnavailable, match="versions 1 and 2 answered within one explanation"):
+        upgraded.check("2")
