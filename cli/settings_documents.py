@@ -1,4 +1,7 @@
-"""Writes `.env.example` and `docs/settings.md` from the settings of every process; `--check` only compares."""
+"""Writes `.env.example`, `docs/settings.md` and the list of known variables from the settings of every process.
+
+`--check` only compares.
+"""
 
 import sys
 from pathlib import Path
@@ -10,7 +13,7 @@ from agents.outliers.settings import OutliersSettings
 from cli.compose_variables import TITLE, compose_variables
 from inference.settings import WorkerSettings
 from runtime.settings import AgentSettings, Settings
-from runtime.settings_documents import Sections, environment_example, settings_page
+from runtime.settings_documents import Sections, environment_example, known_variables, settings_page
 from schemas.generated_files import PROJECT, write_or_check
 
 COMMAND = "python -m cli.settings_documents"
@@ -23,13 +26,17 @@ SECTIONS: Sections = (
     ("Confusion agent", ConfusionSettings),
     ("Explanations agent", ExplanationsSettings),
 )
+OTHERS = ("MODELWATCH_CACHE", "MODELWATCH_FASHION_MNIST", "MODELWATCH_FULL_FAULTS")
+"""Read by commands that fetch data sets, and by tests."""
 
 
 def documents() -> dict[Path, str]:
-    """Both documents: path, and what they should say."""
+    """Each document: path, and what it should say."""
+    compose = [variable.name for variable in compose_variables()]
     return {
         PROJECT / ".env.example": environment_example(SECTIONS, COMMAND, {TITLE: compose_variables()}),
         PROJECT / "docs" / "settings.md": settings_page(SECTIONS, COMMAND),
+        PROJECT / "runtime" / "known_variables.py": known_variables(SECTIONS, COMMAND, [*compose, *OTHERS]),
     }
 
 

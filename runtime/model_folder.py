@@ -2,12 +2,13 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
 
 from runtime.errors import ConfigurationError
+from runtime.settings import Settings
 from runtime.spec_file import SPEC_FILE, read_spec
 from runtime.spelling import nearest
 from schemas.model_spec import ModelSpec
@@ -157,7 +158,7 @@ def load_model_folder(folder: Path) -> ModelFolder:
     return ModelFolder(folder, spec, _sha256_of_folder(folder, name) if path.is_dir() else sha256_of(path))
 
 
-def default_model(chosen: str | None, models: Mapping[str, ModelFolder]) -> str | None:
+def default_model(chosen: str | None, models: Collection[str]) -> str | None:
     """The model of a request that names none: the one that the setting names, else the only one there is.
 
     Raises:
@@ -171,6 +172,25 @@ def default_model(chosen: str | None, models: Mapping[str, ModelFolder]) -> str 
             + nearest(chosen, models)
         )
     return chosen
+
+
+def model_named(name: str | None, settings: Settings) -> ModelFolder:
+    """The model of that name, or the default one.
+
+    Raises:
+        ConfigurationError: there is none of that name, or none is named and there are several.
+    """
+    folders = load_model_folders(settings.models)
+    chosen = name or default_model(settings.default_model, folders)
+    if chosen is None:
+        raise ConfigurationError(
+            f"there are several models, {', '.join(sorted(folders))}; say which, or set MODELWATCH_DEFAULT_MODEL"
+        )
+    if chosen not in folders:
+        raise ConfigurationError(
+            f"no model {chosen!r}; there are {', '.join(sorted(folders))}{nearest(chosen, folders)}"
+        )
+    return folders[chosen]
 
 
 def read_checksums(folder: Path) -> dict[str, str]:
