@@ -31,18 +31,22 @@ OTHERS = ("MODELWATCH_CACHE", "MODELWATCH_FASHION_MNIST", "MODELWATCH_FULL_FAULT
 
 
 def documents() -> dict[Path, str]:
-    """Each document: path, and what it should say."""
-    compose = [variable.name for variable in compose_variables()]
+    """Both documents: path, and what they should say."""
     return {
         PROJECT / ".env.example": environment_example(SECTIONS, COMMAND, {TITLE: compose_variables()}),
         PROJECT / "docs" / "settings.md": settings_page(SECTIONS, COMMAND),
-        PROJECT / "runtime" / "known_variables.py": known_variables(SECTIONS, COMMAND, [*compose, *OTHERS]),
     }
+
+
+def code() -> dict[Path, str]:
+    """The list of known variables: path, and what it should say."""
+    others = [*OTHERS, *(variable.name for variable in compose_variables())]
+    return {PROJECT / "runtime" / "known_variables.py": known_variables(SECTIONS, COMMAND, others)}
 
 
 def main(arguments: list[str]) -> int:
     """Entry point; returns the exit status."""
-    return write_or_check(documents(), arguments, COMMAND)
+    return write_or_check(documents() | code(), arguments, COMMAND)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from runtime.spelling import nearest
 from schemas.clock import MAX_AHEAD_SECONDS
 
 BROKER = re.compile(r"[^\s:/@,\[\]]+:\d{1,5}|\[[0-9a-fA-F:.]+(%[^\s\]]+)?\]:\d{1,5}")
-STORE = re.compile(r"https?://([^\s:/@,\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}(/\S*)?")
+STORE = re.compile(r"https?://([^\s/@]+@)?([^\s:/@,\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}(/\S*)?")
+URL_CREDENTIALS = re.compile(r"//[^/\s]*@")
 PREFIX = "MODELWATCH_"
 PROJECT_MODELS = Path(__file__).resolve().parent.parent / "models"
 
@@ -140,7 +141,7 @@ class AgentSettings(Settings):
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """A sentence about each variable that looks like one of ours and is none, of any service."""
     return [
-        f"{name} is set, but nothing reads a variable of that name{nearest(name, KNOWN)}"
+        f"{name} is set, but nothing reads a variable of that name{nearest(name, KNOWN, PREFIX)}"
         for name in sorted(environment)
         if name.startswith(PREFIX) and name not in KNOWN
     ]
@@ -172,6 +173,7 @@ def read_settings(cls: type[S], **overrides: Any) -> S:
             field = str(problem["loc"][0])
             name = field if field.isupper() else f"MODELWATCH_{field.upper()}"
             secret = _is_secret(cls, field)
-            found = "" if secret else f" (found {problem.get('input')!r})"
-            lines.append(f"{name}: {problem['msg']}{found}")
+            shown = URL_CREDENTIALS.sub("//…@", repr(problem.get("input")))
+            found = "" if secret else f" (found {shown})"
+            lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}{found}")
         raise ConfigurationError("; ".join(lines)) from None
