@@ -177,7 +177,8 @@ def _attempt(
     try:
         yield from call(settings)
     except ConfigurationError as error:  # `up` would be refused, too
-        yield Finding(check, False, _short(error), f"set what the text names; {variable} is where")
+        found, _, what_to_do = _short(error).rpartition("; ")
+        yield Finding(check, False, found, what_to_do)
     except (urllib3.exceptions.SSLError, OSError) as error:
         yield Finding(check, False, _short(error), "is its authority in MODELWATCH_ELASTICSEARCH_CA_CERTS?")
     except (ModelwatchError, urllib3.exceptions.HTTPError) as error:
