@@ -1,6 +1,7 @@
 """The `modelwatch` command: each sub-command's work is in a module of its own, imported when it is called."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated

@@ -6,14 +6,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from runtime import tensorflow_environment
 from runtime.errors import ConfigurationError
 from runtime.keras_files import inspect_keras_file
 from runtime.model_folder import ModelFolder
 from runtime.saved_models import check_saved_model
-
-FRAMEWORK = {"TF_USE_LEGACY_KERAS": "1", "KERAS_BACKEND": "tensorflow"}
-"""What TensorFlow and Keras 3 read when they are imported. The first is about `tf.keras` alone, which alibi-detect
-needs to be Keras 2; both packages work beside each other."""
 
 
 def load_weights(folder: ModelFolder) -> Any:
@@ -24,7 +21,8 @@ def load_weights(folder: ModelFolder) -> Any:
     """
     weights = folder.spec.weights
     path = folder.file(str(weights.file))
-    os.environ.update(FRAMEWORK)
+    tensorflow_environment.prepare()
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # Keras 3 reads it when imported; another could not be in our graph
     if weights.framework == "saved_model":
         check_saved_model(path)
         return _SavedModel(path, weights.signature)
