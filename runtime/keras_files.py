@@ -23,7 +23,7 @@ MAX_CONFIG_BYTES = 64 << 20
 H5_SUFFIXES = (".h5", ".hdf5")
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
-DATA = {"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__"}
+DATA = {"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__", "__tuple__"}
 """Names for values, where others are for classes."""
 MODULES = re.compile(
     r"(tf_)?keras(\.(layers|models|initializers|regularizers|constraints|activations|dtype_policies|mixed_precision"

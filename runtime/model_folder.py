@@ -271,9 +271,8 @@ def _files_of(folder: Path, name: str) -> list[str]:
     path = _inside(folder, name)
     if not path.is_dir():
         return [name]
-    return sorted(
-        f"{name.rstrip('/')}/{file.relative_to(path).as_posix()}" for file in path.rglob("*") if not file.is_dir()
-    )
+    files = [file for file in path.rglob("*") if file.is_symlink() or not file.is_dir()]
+    return sorted(f"{name.rstrip('/')}/{file.relative_to(path).as_posix()}" for file in files)
 
 
 def _sha256_of_folder(folder: Path, name: str) -> str:

@@ -62,7 +62,9 @@ def check_saved_model(folder: Path) -> None:
 def _check_operations(folder: Path, graph: Any) -> None:
     library = {function.signature.name: function for function in graph.graph_def.library.function}
     gradients = {entry.function_name: entry.gradient_func for entry in graph.graph_def.library.gradient}
-    first = [*graph.object_graph_def.concrete_functions, *_signature_functions(graph)]
+    # TensorFlow may put one implementation of an interface in the place of another, whoever calls it.
+    implementations = (name for name, function in library.items() if any("implements" in key for key in function.attr))
+    first = [*graph.object_graph_def.concrete_functions, *_signature_functions(graph), *implementations]
     found = []
     for name in _reachable(first, library, gradients):
         found += [

@@ -282,6 +282,14 @@ def test_every_file_of_a_saved_model_must_be_listed_and_is_part_of_its_hash(expo
         changed.verify()
 
 
+def test_a_saved_models_files_do_not_lie_elsewhere(exported: Any, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(exported[0], tmp_path / "copy"))
+    (path / "model" / "variables").rename(tmp_path / "elsewhere")
+    (path / "model" / "variables").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigurationError, match=r"variables' in .* leads out of the model's folder"):
+        load_model_folder(path)
+
+
 def test_a_signature_that_is_not_there_is_refused_with_those_that_are(exported: Any) -> None:
     folder = folder_of(exported[0], "model", "saved_model", signature="predict")
     with pytest.raises(
