@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -101,11 +102,7 @@ def _ports() -> Iterator[Finding]:
 
 def _settings() -> Iterator[Finding]:
     """What any process would end for, and what none of them reads."""
-    wrong = dict.fromkeys(
-        said
-        for _, cls in SECTIONS
-        if (said := _refusal(lambda cls=cls: read_settings(cls)))  # type: ignore[misc]
-    )
+    wrong = dict.fromkeys(said for _, cls in SECTIONS if (said := _refusal(partial(read_settings, cls))))
     for said in wrong:
         yield Finding("settings", False, said, "docs/settings.md lists what each may be")
     for said in unknown_variables(os.environ):

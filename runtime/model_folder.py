@@ -70,7 +70,12 @@ class ModelFolder:
             except ConfigurationError as error:
                 yield str(error)
         for name in needed:
-            if _inside(self.path, name) not in paths:
+            try:
+                found = _inside(self.path, name) in paths
+            except ConfigurationError as error:
+                yield str(error)
+                continue
+            if not found:
                 yield (
                     f"{self.path / CHECKSUMS_FILE} does not list {name}; a file of a model is read only if its hash is "
                     f"known: add the line that `sha256sum {name}` prints in that folder"

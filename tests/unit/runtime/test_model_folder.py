@@ -269,3 +269,12 @@ def test_every_file_that_is_not_as_listed_is_told_at_once(tmp_path: Path) -> Non
     (folder / "detectors" / "reference.npy").unlink()
     with pytest.raises(ConfigurationError, match=r"reference\.npy cannot be read.*weights\.keras is not the file"):
         load_model_folder(folder).verify()
+
+
+def test_a_detectors_file_outside_the_folder_is_one_problem_among_others(tmp_path: Path) -> None:
+    drift = {"one": {"kind": "probabilities", "reference": "../../etc/passwd"}}
+    folder = make_folder(tmp_path / "digits", drift=drift)
+    (folder / "weights.keras").write_bytes(b"other")
+    model = load_model_folder(folder)
+    texts = list(model.problems(model.detector_files))
+    assert len(texts) == 2 and "is not the file" in texts[0] and "leads out of the model's folder" in texts[1]
