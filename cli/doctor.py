@@ -139,7 +139,7 @@ def _model(folder: ModelFolder, load: bool) -> Iterator[Finding]:
     if folder.spec.weights.framework == "keras":
         problems += filter(None, [_refusal(lambda: inspect_keras_file(folder.file(str(folder.spec.weights.file))))])
     if not problems and load:
-        problems += filter(None, [_refusal(lambda: load_predictor(folder, read_settings(WorkerSettings)))])
+        problems += filter(None, [_refusal(lambda: load_predictor(folder, read_settings(WorkerSettings)).warm_up())])
     for problem in problems:
         yield Finding(check, False, problem, "docs/add-a-model.md")
     if not problems:
