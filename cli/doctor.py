@@ -1,9 +1,11 @@
 """`modelwatch doctor`: is everything here that the pipeline needs, and if not, what to do."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,15 +13,21 @@ import urllib3
 from rich.console import Console
 from rich.table import Table
 
-from cli.stack import AGENTS, Ports, port_is_free
-from runtime.errors import ModelwatchError
+from cli.settings_documents import SECTIONS
+from cli.stack import AGENTS, Ports, named_server, port_is_free
+from inference.predictor import load_predictor
+from inference.settings import WorkerSettings
+from runtime.errors import ConfigurationError, ModelwatchError
 from runtime.kafka import cluster_topics
-from runtime.model_folder import load_model_folders
-from runtime.settings import Settings, read_settings
+from runtime.keras_files import inspect_keras_file
+from runtime.model_folder import ModelFolder, default_model, load_model_folder, model_paths
+from runtime.settings import Settings, read_settings, unknown_variables
 from runtime.topic_check import topic_problems
 from schemas.topics import TOPICS
 
 NEEDED_GIB = 2.0
+MAX_SHOWN = 400
+"""Characters of what a server's client said."""
 
 
 @dataclass(frozen=True)
@@ -32,25 +40,36 @@ class Finding:
     remedy: str = ""
 
 
-def run_doctor() -> bool:
-    """Print all findings; True if nothing needed is missing."""
-    findings = list(_findings(read_settings(Settings)))
+def run_doctor(load: bool = True) -> bool:
+    """Print all findings; True if nothing needed is missing.
+
+    Args:
+        load: load each model as the worker does, which takes some seconds.
+    """
+    console = Console()
+    with console.status("Looking"):
+        findings = list(_findings(load))
     table = Table("check", "", "found", "what to do", box=None, pad_edge=False)
     marks = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]note[/]"}
     for finding in findings:
         table.add_row(finding.check, marks[finding.ok], finding.found, "" if finding.ok else finding.remedy)
-    Console().print(table)
+    console.print(table)
     return all(finding.ok is not False for finding in findings)
 
 
-def _findings(settings: Settings) -> Iterator[Finding]:
+def _findings(load: bool) -> Iterator[Finding]:
     yield _python()
     yield _disk()
     yield _embedded()
     yield from _ports()
-    yield _models(settings)
-    yield from _attempt("broker", _broker, settings, "start one with `modelwatch up`, or set KAFKA_BOOTSTRAP_SERVERS")
-    yield from _attempt("record store", _store, settings, "start one with `modelwatch up`, or set ELASTICSEARCH_URL")
+    yield from _settings()
+    try:
+        settings = read_settings(Settings)
+    except ConfigurationError:
+        return  # which the settings' findings say; nothing can be looked for without them
+    yield from _models(settings, load)
+    yield from _attempt("broker", _broker, settings, "KAFKA_BOOTSTRAP_SERVERS")
+    yield from _attempt("record store", _store, settings, "ELASTICSEARCH_URL")
 
 
 def _python() -> Finding:
@@ -81,24 +100,90 @@ def _ports() -> Iterator[Finding]:
         )
 
 
-def _models(settings: Settings) -> Finding:
+def _settings() -> Iterator[Finding]:
+    """What any process would end for, and what none of them reads."""
+    wrong = dict.fromkeys(said for _, cls in SECTIONS if (said := _refusal(partial(read_settings, cls))))
+    for said in wrong:
+        yield Finding("settings", False, said, "docs/settings.md lists what each may be")
+    for said in unknown_variables(os.environ):
+        yield Finding("settings", None, said, "correct its name, or unset it")
+    if not wrong:
+        yield Finding("settings", True, "every service accepts them")
+
+
+def _models(settings: Settings, load: bool) -> Iterator[Finding]:
+    """Of each folder all that is wrong; a model is loaded only if its files are what they should be."""
     try:
-        folders = load_model_folders(settings.models)
-        for folder in folders.values():
-            folder.verify()
-    except ModelwatchError as error:
-        return Finding("models", False, str(error), "restore the folder, or set MODELWATCH_MODELS")
-    return Finding("models", True, f"{', '.join(sorted(folders))}: checksums agree")
+        paths = model_paths(settings.models)
+    except ConfigurationError as error:
+        yield Finding("models", False, str(error), "set MODELWATCH_MODELS")
+        return
+    folders: dict[str, ModelFolder] = {}
+    for path in paths:
+        try:
+            folder = load_model_folder(path)
+        except ConfigurationError as error:
+            yield Finding(f"model {path.name}", False, str(error), "docs/add-a-model.md")
+            continue
+        if folder.spec.name in folders:
+            twice = f"{folders[folder.spec.name].path} and {path} are both named {folder.spec.name}"
+            yield Finding(f"model {path.name}", False, twice, "change `name` in one of their model.yaml")
+        folders[folder.spec.name] = folder
+        yield from _model(folder, load)
+    yield _default_model(settings, folders)
+
+
+def _model(folder: ModelFolder, load: bool) -> Iterator[Finding]:
+    check = f"model {folder.spec.name}"
+    problems = list(folder.problems(folder.detector_files))
+    if folder.spec.weights.framework == "keras":
+        problems += filter(None, [_refusal(lambda: inspect_keras_file(folder.file(str(folder.spec.weights.file))))])
+    if not problems and load:
+        problems += filter(None, [_refusal(lambda: load_predictor(folder, read_settings(WorkerSettings)).warm_up())])
+    for problem in problems:
+        yield Finding(check, False, problem, "docs/add-a-model.md")
+    if not problems:
+        yield Finding(check, True, "checksums agree" + (", it loads, and answers its labels" if load else ""))
+
+
+def _default_model(settings: Settings, folders: dict[str, ModelFolder]) -> Finding:
+    if said := _refusal(lambda: default_model(settings.default_model, folders)):
+        return Finding("default model", False, said, "set MODELWATCH_DEFAULT_MODEL")
+    name = default_model(settings.default_model, folders)
+    none = "none: requests that name no model are refused"
+    return Finding("default model", name is not None or None, name or none, "set MODELWATCH_DEFAULT_MODEL")
+
+
+def _refusal(call: Callable[[], object]) -> str:
+    """What is wrong with the configuration, or nothing."""
+    try:
+        call()
+    except ConfigurationError as error:
+        return str(error)
+    return ""
 
 
 def _attempt(
-    check: str, call: Callable[[Settings], Iterator[Finding]], settings: Settings, remedy: str
+    check: str, call: Callable[[Settings], Iterator[Finding]], settings: Settings, variable: str
 ) -> Iterator[Finding]:
-    """A server that is not running yet is worth a note, not a failure: `up` brings its own."""
+    """A server that is not running yet is worth a note, since `up` brings its own; one that was named must answer."""
+    named = bool(named_server(variable))
+    remedy = (
+        f"is {variable} right, and the server up?" if named else f"start one with `modelwatch up`, or set {variable}"
+    )
     try:
         yield from call(settings)
+    except ConfigurationError as error:  # `up` would be refused, too
+        found, _, what_to_do = _short(error).rpartition("; ")
+        yield Finding(check, False, found, what_to_do)
+    except (urllib3.exceptions.SSLError, OSError) as error:
+        yield Finding(check, False, _short(error), "is its authority in MODELWATCH_ELASTICSEARCH_CA_CERTS?")
     except (ModelwatchError, urllib3.exceptions.HTTPError) as error:
-        yield Finding(check, None, str(error).splitlines()[0][:160], remedy)
+        yield Finding(check, False if named else None, _short(error), remedy)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:MAX_SHOWN]
 
 
 def _broker(settings: Settings) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from cli.sources import SUFFIXES
 from cli.times import duration
 from elasticsearch import ApiError, Elasticsearch, TransportError
 from runtime.errors import ConfigurationError, TransientError
-from runtime.model_folder import load_model_folders
+from runtime.model_folder import model_named
 from runtime.record_indices import INFERENCES, all_of
 from runtime.settings import Settings, read_settings
 from schemas.base import utc_now
@@ -121,15 +121,12 @@ def _checked_options(options: ExplainOptions) -> Mapping[str, Scalar]:
 
 
 def _read_image(path: Path, model: str | None, settings: Settings) -> Tensor:
-    folders, name = load_model_folders(settings.models), model or settings.default_model
+    spec = model_named(model, settings).spec
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigurationError(f"{path} is no image: files ending {', '.join(SUFFIXES)} are read")
-    if name not in folders:
-        raise ConfigurationError(f"no model {name!r}; there are {', '.join(sorted(folders))}")
     headers: list[tuple[str, bytes | None]] = [(CONTENT_TYPE, SUFFIXES[path.suffix.lower()].encode())]
-    specs = {key: folder.spec for key, folder in folders.items()}
     try:
-        images = decode_request(path.read_bytes(), None, headers, time.time(), specs, name).images
+        images = decode_request(path.read_bytes(), None, headers, time.time(), {spec.name: spec}, spec.name).images
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except Refusal as refusal:

@@ -15,7 +15,7 @@ from rich.progress import track
 from cli.topic_reader import read_topic
 from runtime.errors import ConfigurationError, TransientError
 from runtime.kafka import DeliveryGuard, cluster_topics, produce, producer
-from runtime.model_folder import load_model_folders
+from runtime.model_folder import model_named
 from runtime.settings import Settings, read_settings
 from schemas.messages import Feedback
 from schemas.model_spec import ModelSpec
@@ -189,10 +189,7 @@ def _number(text: str, spec: ModelSpec, where: str) -> float:
 
 
 def _spec(options: FeedbackOptions, settings: Settings) -> ModelSpec:
-    folders, name = load_model_folders(settings.models), options.model or settings.default_model
-    if name not in folders:
-        raise ConfigurationError(f"no model {name!r}; there are {', '.join(sorted(folders))}")
-    return folders[name].spec
+    return model_named(options.model, settings).spec
 
 
 def _feedback(name: str, truth: Truth, options: FeedbackOptions, given_at: datetime) -> Feedback:

@@ -1,6 +1,7 @@
 """The `modelwatch` command: each sub-command's work is in a module of its own, imported when it is called."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from cli.train import train_app
 from runtime import tensorflow_environment
 from runtime.errors import CONFIGURATION_EXIT, ConfigurationError, ModelwatchError
 from runtime.logging import quieten
+from runtime.settings import unknown_variables
 
 tensorflow_environment.prepare()
 
@@ -174,11 +176,13 @@ def demo(
 
 
 @app.command()
-def doctor() -> None:
-    """Check Python, disk, ports, model folders, broker and record store, and say what to do."""
+def doctor(
+    load: Annotated[bool, typer.Option(help="Load each model as the worker does, which takes some seconds.")] = True,
+) -> None:
+    """Check Python, disk, ports, settings, model folders, broker and record store, and say what to do."""
     from cli.doctor import run_doctor
 
-    raise typer.Exit(0 if run_doctor() else 1)
+    raise typer.Exit(0 if run_doctor(load) else 1)
 
 
 @app.command()
@@ -310,16 +314,22 @@ def bench_explanation_quality(
 def main() -> None:
     """Entry point: a user's mistake ends in one line, not a traceback."""
     quieten()
+    for said in unknown_variables(os.environ):
+        _say(said, "yellow")
     try:
         app()
     except ConfigurationError as error:
-        Console(stderr=True).print(f"modelwatch: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        _say(str(error), "red")
         sys.exit(CONFIGURATION_EXIT)
     except ModelwatchError as error:
-        Console(stderr=True).print(f"modelwatch: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        _say(str(error), "red")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _say(what: str, style: str) -> None:
+    Console(stderr=True).print(f"modelwatch: {what}", style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

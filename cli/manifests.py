@@ -25,6 +25,19 @@ SCALED: dict[str, tuple[str, Topic, int]] = {
     "explanations": ("explanations", EXPLANATION_REQUESTS, 20),
 }
 """By StatefulSet: whose group, the topic it waits on, and how much waiting is one replica's share."""
+KEDA_AS_WE_READ = {
+    "offsetResetPolicy": "earliest",
+    "allowIdleConsumers": "false",
+    "scaleToZeroOnInvalidOffset": "false",
+    "excludePersistentLag": "false",
+    "limitToPartitionsWithLag": "false",
+    "version": "3.0.0",
+}
+"""What KEDA is told because its defaults are others, or might become so.
+
+By itself it takes a group that has not committed yet for one that starts at the end, with nothing waiting, and speaks
+Kafka 1.0, which brokers from 4.0 on do not understand (KIP-896). A partition that is stuck is counted, not left out.
+"""
 Object = dict[str, Any]
 
 
@@ -87,6 +100,7 @@ def _scaled_objects() -> Iterator[Object]:
                 "consumerGroup": GROUPS[service],
                 "topic": topic.name,
                 "lagThreshold": str(lag),
+                **KEDA_AS_WE_READ,
                 "sasl": "scram_sha512",
                 "tls": "enable",
             },

@@ -4,18 +4,25 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cli.sources import Change, Source, open_source
-from runtime.errors import TransientError
+from runtime.errors import ConfigurationError, TransientError
 from runtime.kafka import DeliveryGuard, cluster_topics, produce, producer
+from runtime.model_folder import model_named
 from runtime.settings import Settings, read_settings
 from schemas.headers import CE_TIME, CONTENT_TYPE, MODEL, rfc3339
+from schemas.model_spec import ModelSpec
+from schemas.payloads import decode_request
+from schemas.refusal import Reason, Refusal
 from schemas.topics import REQUESTS
 
 FLUSH_SECONDS = 60.0
+MISFITS = (Reason.WRONG_SHAPE, Reason.WRONG_DTYPE)
+"""Why a model takes no image of a kind."""
 OutgoingMessage = tuple[str, list[tuple[str, bytes]], bytes]
 """Request id, headers, value."""
 BAD_MESSAGES: tuple[tuple[str, bytes], ...] = (
@@ -85,7 +92,10 @@ def send(options: ProduceOptions, settings: Settings, console: Console) -> Sent:
     if REQUESTS.name not in cluster_topics(settings):
         raise TransientError(f"topic {REQUESTS.name} does not exist; run `modelwatch setup`")
     change = Change(options.corruption, options.severity, options.mask, options.seed)
-    source = open_source(options.source, options.start, options.count, options.payload, change)
+    source = _fitting(
+        open_source(options.source, options.start, options.count, options.payload, change),
+        model_named(options.model, settings).spec,
+    )
     sent = Sent(options.prefix or time.strftime("%Y%m%dT%H%M%S"))
     client, guard = producer(settings), DeliveryGuard()
     began = time.monotonic()
@@ -103,6 +113,28 @@ def send(options: ProduceOptions, settings: Settings, console: Console) -> Sent:
     guard.check()
     sent.seconds = max(time.monotonic() - began, 1e-9)
     return sent
+
+
+def _fitting(source: Source, spec: ModelSpec) -> Source:
+    """The source, if the model takes what it begins with.
+
+    Raises:
+        ConfigurationError: the worker would refuse it, and all that is like it.
+    """
+    first = next(source.messages, None)
+    if first is None:
+        return source
+    _, content_type, value = first
+    try:
+        decode_request(value, None, [(CONTENT_TYPE, content_type.encode())], time.time(), {spec.name: spec}, spec.name)
+    except Refusal as refusal:
+        if refusal.reason not in MISFITS:  # a file that is damaged, perhaps on purpose: others may not be
+            return Source(source.total, chain([first], source.messages))
+        raise ConfigurationError(
+            f"model {spec.name} would refuse this: {refusal.detail}; nothing was sent. Name a model that takes it "
+            "(--model), or images that it takes"
+        ) from refusal
+    return Source(source.total, chain([first], source.messages))
 
 
 def _messages(

@@ -1,4 +1,7 @@
-"""Writes `.env.example` and `docs/settings.md` from the settings of every process; `--check` only compares."""
+"""Writes `.env.example`, `docs/settings.md` and the list of known variables from the settings of every process.
+
+`--check` only compares.
+"""
 
 import sys
 from pathlib import Path
@@ -10,7 +13,7 @@ from agents.outliers.settings import OutliersSettings
 from cli.compose_variables import TITLE, compose_variables
 from inference.settings import WorkerSettings
 from runtime.settings import AgentSettings, Settings
-from runtime.settings_documents import Sections, environment_example, settings_page
+from runtime.settings_documents import Sections, environment_example, known_variables, settings_page
 from schemas.generated_files import PROJECT, write_or_check
 
 COMMAND = "python -m cli.settings_documents"
@@ -23,6 +26,8 @@ SECTIONS: Sections = (
     ("Confusion agent", ConfusionSettings),
     ("Explanations agent", ExplanationsSettings),
 )
+OTHERS = ("MODELWATCH_CACHE", "MODELWATCH_FASHION_MNIST", "MODELWATCH_FULL_FAULTS")
+"""Read by commands that fetch data sets, and by tests."""
 
 
 def documents() -> dict[Path, str]:
@@ -33,9 +38,15 @@ def documents() -> dict[Path, str]:
     }
 
 
+def code() -> dict[Path, str]:
+    """The list of known variables: path, and what it should say."""
+    others = [*OTHERS, *(variable.name for variable in compose_variables())]
+    return {PROJECT / "runtime" / "known_variables.py": known_variables(SECTIONS, COMMAND, others)}
+
+
 def main(arguments: list[str]) -> int:
     """Entry point; returns the exit status."""
-    return write_or_check(documents(), arguments, COMMAND)
+    return write_or_check(documents() | code(), arguments, COMMAND)
 
 
 if __name__ == "__main__":

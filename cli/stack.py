@@ -20,6 +20,8 @@ from runtime.record_indices import setup_record_store
 from runtime.settings import Settings, read_settings
 
 READY_SECONDS = 180.0
+KAFKA, STORE = "KAFKA_BOOTSTRAP_SERVERS", "ELASTICSEARCH_URL"
+PORT_OPTIONS = {KAFKA: "--kafka-port", STORE: "--elasticsearch-port"}
 AGENTS = ("outliers", "drift", "confusion", "explanations")
 """Of `python -m agents.<name>`."""
 
@@ -47,6 +49,11 @@ class Ports:
     elasticsearch: int = 9200
     worker: int = 8080
     agents: int = 8090
+
+
+def named_server(variable: str) -> str:
+    """The address that the environment gives in a variable, or in the one with our prefix; empty if in neither."""
+    return os.environ.get(variable) or os.environ.get(f"MODELWATCH_{variable}") or ""
 
 
 def port_is_free(port: int) -> bool:
@@ -85,6 +92,7 @@ def running_stack(
         FatalError: a service did not become ready.
         TransientError: the brokers named by the environment do not answer.
     """
+    read_settings(Settings)  # a wrong one ends this before anything is started
     embedded = _embedded_servers(ports, data, keep_data)
     try:
         variables = _variables(embedded) | (environment or {})
@@ -107,33 +115,27 @@ def running_stack(
 
 
 def _embedded_servers(ports: Ports, data: Path, keep: bool) -> EmbeddedServers | None:
-    external = {name for name in ("KAFKA_BOOTSTRAP_SERVERS", "ELASTICSEARCH_URL") if os.environ.get(name)}
-    if len(external) == 2:
+    """The program runs both; of the one that the environment names another for, nobody asks where it listens."""
+    wanted = {
+        name: 0 if named_server(name) else port for name, port in ((KAFKA, ports.kafka), (STORE, ports.elasticsearch))
+    }
+    if all(map(named_server, wanted)):
         return None
-    for name, port in (("--kafka-port", ports.kafka), ("--elasticsearch-port", ports.elasticsearch)):
+    for name, port in wanted.items():
         if port and not port_is_free(port):
             raise ConfigurationError(
-                f"port {port} is taken; stop what uses it, give another with {name} (0: any free one), or set "
-                "KAFKA_BOOTSTRAP_SERVERS and ELASTICSEARCH_URL to use the servers that run there"
+                f"port {port} is taken; stop what uses it, give another with {PORT_OPTIONS[name]} (0: any free one), "
+                f"or set {name} to use the server that runs there"
             )
-    servers = EmbeddedServers(data, kafka_port=ports.kafka, elasticsearch_port=ports.elasticsearch, keep=keep)
+    servers = EmbeddedServers(data, kafka_port=wanted[KAFKA], elasticsearch_port=wanted[STORE], keep=keep)
     servers.start()
     return servers
 
 
 def _variables(embedded: EmbeddedServers | None) -> dict[str, str]:
     """Where the servers are: the environment wins over the embedded ones, each by itself."""
-    variables = {}
-    if embedded is not None:
-        variables = {
-            "KAFKA_BOOTSTRAP_SERVERS": embedded.kafka,
-            "ELASTICSEARCH_URL": embedded.elasticsearch,
-        }
-    if os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
-        variables["KAFKA_BOOTSTRAP_SERVERS"] = os.environ["KAFKA_BOOTSTRAP_SERVERS"]
-    if os.environ.get("ELASTICSEARCH_URL"):
-        variables["ELASTICSEARCH_URL"] = os.environ["ELASTICSEARCH_URL"]
-    return variables
+    brought = {} if embedded is None else {KAFKA: embedded.kafka, STORE: embedded.elasticsearch}
+    return {name: named_server(name) or brought[name] for name in (KAFKA, STORE)}
 
 
 def _overrides(variables: dict[str, str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -17,19 +18,23 @@ def run_up(ports: Ports, workers: int, data: Path) -> None:
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    console.print("Starting, which takes about 15 seconds. Ctrl-C stops everything.", soft_wrap=True)
+    console.print(
+        "Starting. Models are loaded in three processes, which may take a minute. Ctrl-C stops everything.",
+        soft_wrap=True,
+    )
+    began = time.monotonic()
     folder = os.environ.get("MODELWATCH_STATE_FOLDER") or str(data / "state")
     environment = {"MODELWATCH_STATE_FOLDER": folder}
     with running_stack(ports, data, workers, LogPrinter(console), stopping, environment, keep_data=True) as stack:
         if not stopping.is_set():
-            _print_urls(console, stack)
+            _print_urls(console, stack, time.monotonic() - began)
         while not stopping.wait(0.5):
             stack.supervisor.check()
         console.print("Stopping.")
 
 
-def _print_urls(console: Console, stack: Stack) -> None:
-    console.rule("modelwatch is up")
+def _print_urls(console: Console, stack: Stack, seconds: float) -> None:
+    console.rule(f"modelwatch is up, after {seconds:.0f} s")
     console.print(f"  Kafka           {stack.settings.kafka_bootstrap_servers}", highlight=False)
     console.print(f"  Elasticsearch   {stack.settings.elasticsearch_url}", highlight=False)
     for name, url in stack.urls.items():

@@ -13,6 +13,7 @@ from runtime import tensorflow_environment
 from runtime.errors import ConfigurationError
 from runtime.logging import get_logger
 from runtime.model_folder import ModelFolder
+from runtime.model_loader import brief_error, load_weights
 from schemas.model_spec import ModelSpec
 from schemas.pairs import ROUNDING
 
@@ -88,7 +89,7 @@ class KerasPredictor:
         self._tf = tf
         self._spec = folder.spec
         self.device = _prepare_device(tf, settings)
-        model = _load(folder)
+        model = load_weights(folder)
         values = folder.spec.input.byte_values
         finish = tf.nn.softmax if folder.spec.outputs == "logits" else tf.identity
 
@@ -109,7 +110,7 @@ class KerasPredictor:
         except (ValueError, TypeError) as error:
             raise ConfigurationError(
                 f"model {self._spec.name} does not take inputs of the shape {self._spec.input.shape} that model.yaml "
-                f"names: {_brief(error)}"
+                f"names: {brief_error(error)}"
             ) from error
         outputs = self._tf.nest.flatten(concrete.structured_outputs)
         widths = [output.shape[-1] for output in outputs]
@@ -167,21 +168,6 @@ def _prepare_device(tf: Any, settings: WorkerSettings) -> str:
     if not gpus:
         return "cpu"
     return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "gpu"))
-
-
-def _load(folder: ModelFolder) -> Any:
-    import tf_keras
-
-    path = folder.path / str(folder.spec.weights.file)
-    try:
-        return tf_keras.models.load_model(path, compile=False)
-    except Exception as error:  # what the framework raises for a wrong file is of any kind
-        raise ConfigurationError(f"{path} is not a Keras model that can be loaded: {_brief(error)}") from error
-
-
-def _brief(error: Exception) -> str:
-    """One line of what the framework says, which may be pages."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
 
 def configure_tensorflow(settings: WorkerSettings) -> None:

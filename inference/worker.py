@@ -19,11 +19,11 @@ from inference.predictor import Predictor, gpu_memory_reader, load_predictor
 from inference.recorder import Recorder
 from inference.settings import WorkerSettings
 from runtime import kafka
-from runtime.errors import ConfigurationError, FatalError, ModelwatchError, TransientError
+from runtime.errors import FatalError, ModelwatchError, TransientError
 from runtime.health import Health, HttpServer
 from runtime.logging import get_logger
 from runtime.metrics import WorkerMetrics
-from runtime.model_folder import ModelFolder, load_model_folders
+from runtime.model_folder import ModelFolder, default_model, load_model_folders
 from runtime.tls import server_context
 from schemas.pairs import PairWriter
 from schemas.payloads import decode_request
@@ -50,11 +50,7 @@ class Worker:
         self._metrics = WorkerMetrics(CollectorRegistry())
         self._health = Health("models", "kafka")
         self._folders = load_model_folders(settings.models)
-        if settings.default_model not in self._folders:
-            raise ConfigurationError(
-                f"MODELWATCH_DEFAULT_MODEL is {settings.default_model!r}, but {settings.models} has only "
-                f"{', '.join(sorted(self._folders))}"
-            )
+        self._default_model = default_model(settings.default_model, self._folders)
         for folder in self._folders.values():
             folder.verify()
         self._batch_sizes = {name: folder.spec.max_batch for name, folder in self._folders.items()}
@@ -82,7 +78,7 @@ class Worker:
             self._settings.compute_streams,
         )
         batcher.start()
-        default = self._settings.default_model
+        default = self._default_model
         writers = {name: _writer(folder, predictors[name], name == default) for name, folder in self._folders.items()}
         recorder = Recorder(lambda: kafka.producer(self._settings, None, **{"message.timeout.ms": RECORD_MS}))
         pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
@@ -159,7 +155,7 @@ class Worker:
     def _run_pipelines(self, batcher: Batcher, writers: dict[str, PairWriter]) -> None:
         """One pipeline after another: a new one takes over from the committed offsets of one that failed."""
         specs = {name: folder.spec for name, folder in self._folders.items()}
-        decode = partial(decode_request, specs=specs, default_model=self._settings.default_model)
+        decode = partial(decode_request, specs=specs, default_model=self._default_model)
         failures = 0
         while not self._stopping.is_set():
             was_ready = threading.Event()

@@ -40,6 +40,8 @@ SETTING_ERRORS = {
     KafkaError.POLICY_VIOLATION,
 }
 """Of creating a topic: the same request is refused again."""
+MAX_CAUSES, MAX_CAUSE = 3, 200
+"""Why no broker answered: so many causes are said, of so many characters each."""
 PATIENCE = (0.3, 1.0, math.inf)
 """Seconds for the first request of metadata, the second, and the third."""
 CREATION_SETTINGS = (
@@ -225,15 +227,27 @@ class Topics:
         except KafkaException as failure:
             for error in filter(_wrong_setting, self._errors):
                 raise ConfigurationError(
-                    f"the brokers at {self._at} and this client do not accept each other: {error.str()}; "
+                    f"the brokers at {_cut(self._at)} and this client do not accept each other: {_cut(error.str())}; "
                     "check the MODELWATCH_KAFKA_SECURITY_PROTOCOL, _SASL_ and _SSL_ settings"
                 ) from failure
-            causes = ", ".join(dict.fromkeys(error.str() for error in [failure.args[0], *self._errors]))
             raise TransientError(
-                f"no broker answered at {self._at} within {timeout:g} s ({causes}); "
+                f"no broker answered at {_cut(self._at)} within {timeout:g} s ({_causes(failure, self._errors)}); "
                 "is KAFKA_BOOTSTRAP_SERVERS right and the broker up?"
             ) from failure
         return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+
+
+def _causes(failure: KafkaException, errors: Iterable[KafkaError]) -> str:
+    """The first causes, each once however often the client tried; it says how long each try took and how many."""
+    said = list(dict.fromkeys(_cut(error.str().partition(" (after ")[0]) for error in [failure.args[0], *errors]))
+    more = f", and {len(said) - MAX_CAUSES} more" if len(said) > MAX_CAUSES else ""
+    return ", ".join(said[:MAX_CAUSES]) + more
+
+
+def _cut(text: str) -> str:
+    """One line of at most `MAX_CAUSE` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_CAUSE else f"{line[:MAX_CAUSE]}…"
 
 
 def cluster_topics(settings: Settings, timeout: float = 10.0) -> dict[str, int]:

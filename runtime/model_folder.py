@@ -2,31 +2,25 @@
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
-from typing import Any
-
-import yaml
-from pydantic import ValidationError
 
 from runtime.errors import ConfigurationError
+from runtime.settings import Settings
+from runtime.spec_file import SPEC_FILE, read_spec
+from runtime.spelling import nearest
 from schemas.model_spec import ModelSpec
-from schemas.payloads.body import brief
 
-SPEC_FILE = "model.yaml"
 CHECKSUMS_FILE = "checksums.txt"
 REPORT_FILE = "report.json"
 """What was measured of the model: documentation, as is every `.md` file."""
 CHUNK_BYTES = 1 << 20
 CHECKSUM_LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>[^\\]+)")
 """A line that `sha256sum` writes; names with a backslash or a line break, which it escapes, are not accepted."""
-YAML_SLIPS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
-"""What PyYAML lets through of values that do not fit their tag, such as the date 2026-99-99, and of deep nesting."""
-MAX_DEPTH = 50
-MAX_PROBLEMS = 10
-"""Of a `model.yaml`, told at once."""
+NETWORK_FILES = ("config.json", "weights.npz")
+"""Of a detector's folder."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +30,8 @@ class ModelFolder:
     Attributes:
         path: the folder.
         spec: its `model.yaml`.
-        weights_sha256: hash of the weights file; of `model.yaml` for a model without weights (framework `null`).
+        weights_sha256: hash of the weights file; of a folder's list of hashes; of `model.yaml` for a model without
+            weights (framework `null`).
     """
 
     path: Path
@@ -47,24 +42,57 @@ class ModelFolder:
         """Check every file listed in `checksums.txt`.
 
         Args:
-            required: further files, relative to the folder, that must be listed; the weights always must.
+            required: further files, relative to the folder, that must be listed; the weights always must, and of a
+                folder of weights every file.
 
         Raises:
-            ConfigurationError: naming the file that is missing, not listed, outside the folder, or has another
+            ConfigurationError: naming each file that is missing, not listed, outside the folder, or has another
                 hash than the list says, with the expected and the found one.
         """
-        needed = [*required, *([self.spec.weights.file] if self.spec.weights.file else [])]
-        if not needed and not (self.path / CHECKSUMS_FILE).exists():
+        if problems := list(self.problems(required)):
+            raise ConfigurationError("; ".join(problems))
+
+    def problems(self, required: Iterable[str] = ()) -> Iterator[str]:
+        """All that `verify` finds, a sentence each."""
+        try:
+            needed = [*required, *self._weights_files()]
+            if not needed and not (self.path / CHECKSUMS_FILE).exists():
+                return
+            listed = read_checksums(self.path)
+        except ConfigurationError as error:
+            yield str(error)
             return
-        listed = {_inside(self.path, name): digest for name, digest in read_checksums(self.path).items()}
+        paths: dict[Path, str] = {}
+        for name, digest in listed.items():
+            try:
+                paths[file := _inside(self.path, name)] = digest
+                _check(file, digest)
+            except ConfigurationError as error:
+                yield str(error)
         for name in needed:
-            if _inside(self.path, name) not in listed:
-                raise ConfigurationError(
+            try:
+                found = _inside(self.path, name) in paths
+            except ConfigurationError as error:
+                yield str(error)
+                continue
+            if not found:
+                yield (
                     f"{self.path / CHECKSUMS_FILE} does not list {name}; a file of a model is read only if its hash is "
                     f"known: add the line that `sha256sum {name}` prints in that folder"
                 )
-        for file, digest in listed.items():
-            _check(file, digest)
+
+    @property
+    def detector_files(self) -> list[str]:
+        """Files, relative to the folder, that the agents read for this model."""
+        spec = self.spec
+        folders = [part.files for part in (spec.outliers, *spec.drift.values()) if part is not None and part.files]
+        files = [f"{folder}/{name}" for folder in folders for name in NETWORK_FILES]
+        references = [*(drift.reference for drift in spec.drift.values()), spec.explanations.backgrounds]
+        return [*files, *filter(None, references)]
+
+    def _weights_files(self) -> list[str]:
+        file = self.spec.weights.file
+        return [] if file is None else _files_of(self.path, file)
 
     def file(self, name: str) -> Path:
         """Path of a file of this model.
@@ -82,68 +110,92 @@ def load_model_folders(root: Path) -> dict[str, ModelFolder]:
         ConfigurationError: there is no model, two have one name, or one's `model.yaml` or weights are not usable.
     """
     models: dict[str, ModelFolder] = {}
-    for folder in [root, *sorted(root.iterdir())] if root.is_dir() else []:
-        if not (folder / SPEC_FILE).is_file():
+    problems = []
+    for folder in model_paths(root):
+        try:
+            model = load_model_folder(folder)
+        except ConfigurationError as error:
+            problems.append(str(error))
             continue
-        model = load_model_folder(folder)
         if model.spec.name in models:
-            raise ConfigurationError(
+            problems.append(
                 f"two models are named {model.spec.name}: {models[model.spec.name].path} and {folder}; "
                 f"change `name` in the {SPEC_FILE} of one of them"
             )
         models[model.spec.name] = model
-    if not models:
+    if problems:
+        raise ConfigurationError("; ".join(problems))
+    return models
+
+
+def model_paths(root: Path) -> list[Path]:
+    """The folders below `root`, and itself, that hold a `model.yaml`.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    folders = [root, *sorted(root.iterdir())] if root.is_dir() else []
+    found = [folder for folder in folders if (folder / SPEC_FILE).is_file()]
+    if not found:
         raise ConfigurationError(
             f"no model in {root.absolute()}: neither it nor a sub-folder holds a {SPEC_FILE}; "
             "set MODELWATCH_MODELS to the folder of your model folders"
         )
-    return models
+    return found
 
 
 def load_model_folder(folder: Path) -> ModelFolder:
     """One model folder, its files not yet verified.
 
     Raises:
-        ConfigurationError: `model.yaml` is not valid, or the weights it names are missing or outside the folder.
+        ConfigurationError: `model.yaml` is not valid, or the weights it names are missing, outside the folder, or not
+            of the sort that the framework has: a file, or for a SavedModel a folder.
     """
     spec = read_spec(folder / SPEC_FILE)
-    return ModelFolder(folder, spec, sha256_of(_inside(folder, spec.weights.file or SPEC_FILE)))
+    name = spec.weights.file or SPEC_FILE
+    path = _inside(folder, name)
+    if path.is_dir() and spec.weights.framework != "saved_model":
+        raise ConfigurationError(
+            f"{path} is a folder, but `framework: {spec.weights.framework}` has a file; a SavedModel has `saved_model`"
+        )
+    if path.is_file() and spec.weights.framework == "saved_model":
+        raise ConfigurationError(f"{path} is a file; `framework: saved_model` has the folder of a saved_model.pb")
+    return ModelFolder(folder, spec, _sha256_of_folder(folder, name) if path.is_dir() else sha256_of(path))
 
 
-def read_spec(file: Path) -> ModelSpec:
-    """A `model.yaml`, validated.
+def default_model(chosen: str | None, models: Collection[str]) -> str | None:
+    """The model of a request that names none: the one that the setting names, else the only one there is.
 
     Raises:
-        ConfigurationError: in one line, each field that is wrong, why, and the value found.
+        ConfigurationError: the setting names a model that is not there.
     """
-    try:
-        return ModelSpec.model_validate(_read_yaml(file))
-    except ValidationError as error:
-        raise ConfigurationError(f"{file} is not a valid model specification: {_one_line(error)}") from None
+    if chosen is None:
+        return next(iter(models)) if len(models) == 1 else None
+    if chosen not in models:
+        raise ConfigurationError(
+            f"MODELWATCH_DEFAULT_MODEL is {chosen!r}, but there are only {', '.join(sorted(models))}"
+            + nearest(chosen, models)
+        )
+    return chosen
 
 
-class _ShallowLoader(yaml.SafeLoader):
-    """PyYAML takes seconds for a thousand levels, which no specification has."""
+def model_named(name: str | None, settings: Settings) -> ModelFolder:
+    """The model of that name, or the default one.
 
-    _depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels")
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        return node
-
-
-def _read_yaml(file: Path) -> Any:
-    try:
-        return yaml.load(file.read_bytes(), _ShallowLoader)  # noqa: S506 - it is a SafeLoader
-    except OSError as error:
-        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, *YAML_SLIPS) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ConfigurationError(f"{file} is not valid YAML: {reason}") from error
+    Raises:
+        ConfigurationError: there is none of that name, or none is named and there are several.
+    """
+    folders = load_model_folders(settings.models)
+    chosen = name or default_model(settings.default_model, folders)
+    if chosen is None:
+        raise ConfigurationError(
+            f"there are several models, {', '.join(sorted(folders))}; say which, or set MODELWATCH_DEFAULT_MODEL"
+        )
+    if chosen not in folders:
+        raise ConfigurationError(
+            f"no model {chosen!r}; there are {', '.join(sorted(folders))}{nearest(chosen, folders)}"
+        )
+    return folders[chosen]
 
 
 def read_checksums(folder: Path) -> dict[str, str]:
@@ -219,6 +271,21 @@ def _check(file: Path, expected: str) -> None:
         )
 
 
+def _files_of(folder: Path, name: str) -> list[str]:
+    """The name of a file, or of every file below a folder, each inside the model's folder."""
+    path = _inside(folder, name)
+    if not path.is_dir():
+        return [name]
+    files = [file for file in path.rglob("*") if file.is_symlink() or not file.is_dir()]
+    return sorted(f"{name.rstrip('/')}/{file.relative_to(path).as_posix()}" for file in files)
+
+
+def _sha256_of_folder(folder: Path, name: str) -> str:
+    """Of the lines that `sha256sum` prints of its files, sorted by name."""
+    lines = [f"{sha256_of(_inside(folder, file))}  {file}\n" for file in _files_of(folder, name)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def _inside(folder: Path, name: str) -> Path:
     """The resolved path of `name` in `folder`; symbolic links are followed before it is judged."""
     pure = PurePosixPath(name)
@@ -230,13 +297,3 @@ def _inside(folder: Path, name: str) -> Path:
             "every file of a model lies in its own folder"
         )
     return resolved
-
-
-def _one_line(error: ValidationError) -> str:
-    problems = []
-    for problem in error.errors(include_url=False)[:MAX_PROBLEMS]:
-        field = ".".join(str(part) for part in problem["loc"]) or "the whole file"
-        found = "" if problem["type"] == "missing" else f" (found {brief(problem['input'])})"
-        problems.append(f"{field}: {problem['msg']}{found}")
-    more = error.error_count() - len(problems)
-    return "; ".join(problems) + (f"; and {more} more" if more else "")

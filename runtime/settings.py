@@ -1,20 +1,28 @@
 """Settings that every process has. Read once at the entry point, from the environment, and passed down."""
 
+import re
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from runtime.errors import ConfigurationError
+from runtime.known_variables import KNOWN
+from runtime.spelling import nearest
 from schemas.clock import MAX_AHEAD_SECONDS
 
+BROKER = re.compile(r"[^\s:/@,\[\]]+:\d{1,5}|\[[0-9a-fA-F:.]+(%[^\s\]]+)?\]:\d{1,5}")
+STORE = re.compile(r"https?://([^\s/@]+@)?([^\s:/@,\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}(/\S*)?")
+URL_CREDENTIALS = re.compile(r"//[^/\s]*@")
+PREFIX = "MODELWATCH_"
 PROJECT_MODELS = Path(__file__).resolve().parent.parent / "models"
 
 
 def _either(name: str) -> AliasChoices:
-    return AliasChoices(name, f"MODELWATCH_{name}")
+    return AliasChoices(name, f"{PREFIX}{name}")
 
 
 class Settings(BaseSettings):
@@ -65,8 +73,9 @@ class Settings(BaseSettings):
 
     models: Path = PROJECT_MODELS
     """Folder of model folders: each holds a model.yaml."""
-    default_model: str = "cifar10-resnet32"
-    """Model of a request that names none."""
+    default_model: str | None = None
+    """Model of a request that names none. Where it is not set, the only model there is; of several, requests must name
+    theirs."""
     max_ahead_seconds: float = Field(MAX_AHEAD_SECONDS, ge=0, le=86_400)
     """A moment in a message (`ce_time`, `sent_at`, `given_at`, `answered_at`) may lie so far ahead of the message's
     arrival at the broker, and that of the reader's clock; beyond it, the message is refused."""
@@ -85,6 +94,23 @@ class Settings(BaseSettings):
     """`auto`: readable on a terminal, JSON otherwise."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level logged."""
+
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _brokers_have_ports(cls, value: str) -> str:
+        for broker in value.split(","):
+            if not BROKER.fullmatch(broker.strip()):
+                raise ValueError(
+                    f"{broker.strip()!r} is not host:port; the port is required: whose the default one is, nobody said"
+                )
+        return value
+
+    @field_validator("elasticsearch_url")
+    @classmethod
+    def _store_has_a_port(cls, value: str) -> str:
+        if not STORE.fullmatch(value):
+            raise ValueError("it must be http://host:port or https://host:port")
+        return value
 
     @model_validator(mode="after")
     def _sasl_is_whole(self) -> "Settings":
@@ -117,6 +143,15 @@ class AgentSettings(Settings):
     """Batches whose results are on their way to the servers. Bounds memory while a server is away."""
 
 
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """A sentence about each variable that looks like one of ours and is none, of any service."""
+    return [
+        f"{name} is set, but nothing reads a variable of that name{nearest(name, KNOWN, PREFIX)}"
+        for name in sorted(environment)
+        if name.startswith(PREFIX) and name not in KNOWN
+    ]
+
+
 S = TypeVar("S", bound=Settings)
 
 
@@ -143,6 +178,7 @@ def read_settings(cls: type[S], **overrides: Any) -> S:
             field = str(problem["loc"][0])
             name = field if field.isupper() else f"MODELWATCH_{field.upper()}"
             secret = _is_secret(cls, field)
-            found = "" if secret else f" (found {problem.get('input')!r})"
-            lines.append(f"{name}: {problem['msg']}{found}")
+            shown = URL_CREDENTIALS.sub("//…@", repr(problem.get("input")))
+            found = "" if secret else f" (found {shown})"
+            lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}{found}")
         raise ConfigurationError("; ".join(lines)) from None

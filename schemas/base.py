@@ -59,6 +59,12 @@ class Contract(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=(), allow_inf_nan=False)
 
 
+class Specification(Contract):
+    """Base of what a person writes: a field that is not known is a slip of the pen, not a newer version's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class Message(Contract):
     """Base of the messages: a `Contract` with a schema version, which readers of every later version still accept."""
 

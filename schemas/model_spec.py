@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from schemas.base import Contract
+from schemas.base import Specification
 from schemas.topics import MAX_MESSAGE_BYTES
 
 Task = Literal["classification", "regression"]
@@ -24,7 +24,7 @@ MAX_CLASSES = 5000
 """Reports, sums and folds of a model have terms by class, and must fit into messages."""
 
 
-class InputSpec(Contract):
+class InputSpec(Specification):
     """What the model accepts: bytes or numbers, by one rule in every payload format.
 
     A byte k reaches the model as k / scale + offset; so do the pixels of pictures. A floating-point number reaches it
@@ -63,20 +63,23 @@ class InputSpec(Contract):
         return np.arange(256, dtype=np.float32) / np.float32(self.scale) + np.float32(self.offset)
 
 
-class WeightsSpec(Contract):
-    """The file in the model's folder, and how it is loaded: a Keras file, or `null` (answers without computing)."""
+class WeightsSpec(Specification):
+    """The file in the model's folder, and how it is loaded; `null` answers without computing, and has none."""
 
-    framework: Literal["keras", "null"] = "keras"
-    file: str | None = None
+    framework: Literal["keras", "saved_model", "null"] = "keras"
+    file: str | None = Field(None, description="A .keras or .h5 file of Keras 2 or 3, or the folder of a SavedModel")
+    signature: str = Field("serving_default", description="Of a SavedModel: the one that is asked")
 
     @model_validator(mode="after")
     def _file_where_needed(self) -> "WeightsSpec":
-        if self.framework == "keras" and not self.file:
-            raise ValueError("weights.file is missing; name the .keras or .h5 file in the model's folder")
+        if self.framework != "null" and not self.file:
+            raise ValueError(
+                "weights.file is missing; name the .keras or .h5 file, or the SavedModel's folder, inside the model's"
+            )
         return self
 
 
-class ThresholdCalibration(Contract):
+class ThresholdCalibration(Specification):
     """How an outlier threshold was measured: the quantile of scores that leaves `false_positive_rate` above it."""
 
     false_positive_rate: float = Field(gt=0, lt=1, description="Nominal share of clean images flagged")
@@ -84,7 +87,7 @@ class ThresholdCalibration(Contract):
     source: str = Field("", description="Which images they were")
 
 
-class OutliersSpec(Contract):
+class OutliersSpec(Specification):
     """The outlier detector. `vae`: mean squared error of a variational auto-encoder's reconstruction."""
 
     kind: Literal["vae"] = "vae"
@@ -94,7 +97,7 @@ class OutliersSpec(Contract):
     calibration: ThresholdCalibration | None = None
 
 
-class DriftSpec(Contract):
+class DriftSpec(Specification):
     """One drift detector: Kolmogorov-Smirnov tests of each feature of a window against the reference.
 
     Features are the output of an `untrained_encoder`, or the classifier's own `probabilities` (black-box shift
@@ -116,7 +119,7 @@ class DriftSpec(Contract):
         return self
 
 
-class WindowSpec(Contract):
+class WindowSpec(Specification):
     """Which pairs a drift test sees together."""
 
     window_size: int = Field(1000, ge=20, description="Consecutive pairs of a window")
@@ -130,7 +133,7 @@ class WindowSpec(Contract):
         return self
 
 
-class CalibrationSpec(Contract):
+class CalibrationSpec(Specification):
     """Temperature scaling of the classifier's confidence: softmax(log(probabilities) / temperature).
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
@@ -141,7 +144,7 @@ class CalibrationSpec(Contract):
     source: str = Field("", description="Which images they were")
 
 
-class ExplanationPolicies(Contract):
+class ExplanationPolicies(Specification):
     """Which answers ask for an explanation by themselves. A model's share one rate; what is over it is dropped."""
 
     outliers: bool = Field(False, description="Those that the outlier detector flags")
@@ -152,7 +155,7 @@ class ExplanationPolicies(Contract):
     burst: int = Field(5, ge=1, description="Most at once")
 
 
-class ExplanationsSpec(Contract):
+class ExplanationsSpec(Specification):
     """How this model's answers are explained."""
 
     method: str = Field("anchors", description="Method of the questions that policies ask")
@@ -165,7 +168,7 @@ class ExplanationsSpec(Contract):
     policies: ExplanationPolicies = Field(default_factory=lambda: ExplanationPolicies())
 
 
-class BreakdownSpec(Contract):
+class BreakdownSpec(Specification):
     """By which attribute of the request the accuracy is broken down.
 
     The values are listed here, so that every process agrees on them, and their number has a bound.
@@ -192,7 +195,7 @@ class BreakdownSpec(Contract):
         return value if value in self.values else OTHER_VALUE
 
 
-class ModelSpec(Contract):
+class ModelSpec(Specification):
     """A model folder's `model.yaml`."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")

@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import Contract
+from schemas.base import Specification
 
 
-class LayerSpec(Contract):
+class LayerSpec(Specification):
     """One layer. Weights are `kernel` and, where there is one, `bias`, in the layout that Keras uses.
 
     Kernels: convolution (height, width, in, out); transposed convolution (height, width, out, in); dense (in, out).
@@ -28,7 +28,7 @@ class LayerSpec(Contract):
         return self
 
 
-class NetworkSpec(Contract):
+class NetworkSpec(Specification):
     """`config.json` of a detector's folder: its parts by name, each a sequence of layers.
 
     A layer's arrays in `weights.npz` are named `<part>/<index of the layer>/<kernel or bias>`.

@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel
 
 from runtime.errors import ConfigurationError
-from runtime.model_folder import SPEC_FILE, read_spec, write_checksums
+from runtime.model_folder import write_checksums
+from runtime.spec_file import SPEC_FILE, read_spec
 from schemas.model_spec import ModelSpec
 
 

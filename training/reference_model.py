@@ -10,7 +10,8 @@ import numpy as np
 import yaml
 
 from runtime.errors import ConfigurationError
-from runtime.model_folder import SPEC_FILE, read_spec, sha256_of, write_checksums
+from runtime.model_folder import sha256_of, write_checksums
+from runtime.spec_file import SPEC_FILE, read_spec
 from training.datasets import LABELS
 from training.folder_update import replace_text, update_spec, writing
 

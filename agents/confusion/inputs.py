@@ -57,7 +57,7 @@ class InputReader:
         lookup_seconds: how long a truth waits for its pair before one looks elsewhere.
         partitions: of each topic; tells which feedback lies where its pair is not.
         max_ahead: seconds that a moment in a message may be ahead of the message's own timestamp.
-        default_model: the model of requests that name none; None: every model's answers keep the request's id.
+        default_model: the model of requests that name none; None: there is none, and no answer is primary.
     """
 
     specs: Mapping[str, ModelSpec]
@@ -119,7 +119,7 @@ class InputReader:
         if told.response is not None:
             if told.model is None:
                 raise Refusal(Reason.MISSING_FIELD, "feedback with its own response must name the model that answered")
-            return self_contained(told, specs[told.model], now, self.default_model in (None, told.model))
+            return self_contained(told, specs[told.model], now, self.default_model == told.model)
         resolve_any(told, [specs[told.model]] if told.model is not None else list(specs.values()))
         return Entry((), (told.truth,), arrived, arrived + self.lookup_seconds)
 

@@ -17,7 +17,7 @@ from agents.confusion.settings import ConfusionSettings
 from runtime import kafka
 from runtime.agent import AgentProcess, Context
 from runtime.metrics import ConfusionMetrics
-from runtime.model_folder import load_model_folders
+from runtime.model_folder import default_model, load_model_folders
 from schemas.model_spec import ModelSpec
 from schemas.topics import DEAD_LETTERS, FEEDBACK, JOIN_FOLDS, JOINS, PAIRS, PERFORMANCE, PERFORMANCE_SUMS
 
@@ -125,7 +125,7 @@ def run(settings: ConfusionSettings) -> None:
 
     def build() -> ConfusionAgent:
         loader = JoinLoader(settings, specs, limits, settings.state_folder / settings.instance, count)
-        joins = JoinStage(specs, metrics, loader, limits, settings.default_model)
+        joins = JoinStage(specs, metrics, loader, limits, default_model(settings.default_model, specs))
         return ConfusionAgent(joins, BoardStage(specs, metrics, settings), specs, settings)
 
     AgentProcess(NAME, settings, settings.confusion_group, metrics, build).run()

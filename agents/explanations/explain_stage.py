@@ -18,6 +18,7 @@ from agents.explanations.settings import ExplanationsSettings
 from runtime.batches import Batch, BatchStage
 from runtime.elasticsearch_sink import Record, RecordSink
 from runtime.metrics import ExplanationsMetrics
+from runtime.model_folder import default_model
 from runtime.record_indices import INFERENCES
 from runtime.results import DeadLetters, Outgoing, Results
 from schemas.explanation_options import METHODS, Options
@@ -103,6 +104,7 @@ class ExplainStage(BatchStage):
         metrics: ExplanationsMetrics,
     ) -> None:
         self._specs = specs
+        self._default_model = default_model(settings.default_model, specs)
         self._explainers = explainers
         self._settings = settings
         self._metrics = metrics
@@ -214,7 +216,10 @@ class ExplainStage(BatchStage):
     async def _target(self, asked: ExplanationRequest, seconds: float) -> Target:
         """The image, from the question or from its pair."""
         if asked.image is not None:
-            model, image = asked.model or self._settings.default_model, asked.image
+            model, image = asked.model or self._default_model, asked.image
+            if model is None:
+                known = ", ".join(sorted(self._specs))
+                raise Unexplained("invalid", f"it names no model, and none is the default; name one of {known}")
             spec = _checked(lambda: spec_of(model, self._specs), model, None)
             return Target(spec, _checked(lambda: pixels_of(image, spec), model, None), None)
         try:

@@ -4,6 +4,7 @@ from agents.explanations.explainer import Predict
 from agents.network import CompiledFunction
 from runtime.errors import ConfigurationError
 from runtime.model_folder import ModelFolder
+from runtime.model_loader import load_weights
 
 
 def load_private_model(folder: ModelFolder) -> Predict:
@@ -12,15 +13,11 @@ def load_private_model(folder: ModelFolder) -> Predict:
     Raises:
         ConfigurationError: its files fail their checksums, or cannot be loaded.
     """
-    if folder.spec.weights.framework != "keras":
+    if folder.spec.weights.framework == "null":
         raise ConfigurationError(f"{folder.spec.name} has no weights that could be loaded into the agent")
-    folder.verify()
-    import tf_keras
+    import tensorflow as tf
 
-    path = folder.file(str(folder.spec.weights.file))
-    try:
-        model = tf_keras.models.load_model(path, compile=False)
-    except Exception as error:  # what the framework raises for a wrong file is of any kind
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigurationError(f"{path} is not a Keras model that can be loaded: {reason}") from error
-    return CompiledFunction(lambda x: model(x, training=False), folder.spec.input)
+    folder.verify()
+    model = load_weights(folder)
+    finish = tf.nn.softmax if folder.spec.outputs == "logits" else tf.identity
+    return CompiledFunction(lambda x: finish(model(x, training=False)), folder.spec.input)

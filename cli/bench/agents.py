@@ -19,11 +19,11 @@ from rich.console import Console
 from agents.drift.detectors import DriftDetector, load_detectors
 from agents.network import load_arrays
 from cli.log_output import LogFiles
-from cli.stack import Ports, Stack, running_stack
+from cli.stack import Ports, Stack, named_server, running_stack
 from cli.supervisor import fetch
 from runtime import kafka
 from runtime.errors import ConfigurationError, FatalError
-from runtime.model_folder import ModelFolder, load_model_folders
+from runtime.model_folder import ModelFolder, model_named
 from runtime.settings import AgentSettings, Settings, read_settings
 from schemas.pairs import PairWriter
 from schemas.topics import PAIRS
@@ -92,13 +92,12 @@ def run_bench_drift(pairs: int, console: Console) -> dict[str, Any]:
 def machine() -> dict[str, Any]:
     return {
         "machine": {"cores": os.cpu_count(), "cpu": platform.processor() or platform.machine()},
-        "broker": "external" if os.environ.get("KAFKA_BOOTSTRAP_SERVERS") else "embedded",
+        "broker": "external" if named_server("KAFKA_BOOTSTRAP_SERVERS") else "embedded",
     }
 
 
 def default_folder() -> ModelFolder:
-    settings = read_settings(Settings)
-    return load_model_folders(settings.models)[settings.default_model]
+    return model_named(None, read_settings(Settings))
 
 
 def _alibi_predict(folder: ModelFolder) -> Callable[[NDArray[np.float32]], Any]:

@@ -18,7 +18,7 @@ from agents.explanations.perturbation import backgrounds
 from agents.explanations.private_model import load_private_model
 from cli.explain import read_pairs
 from runtime.errors import ConfigurationError
-from runtime.model_folder import load_model_folders
+from runtime.model_folder import model_named
 from runtime.settings import Settings, read_settings
 from schemas.explanation_options import AnchorOptions, Scalar, read_options
 from schemas.refusal import Refusal
@@ -85,7 +85,7 @@ def run_quality(images: int, chosen_settings: Sequence[str], console: Console) -
     if images < 1:
         raise ConfigurationError(f"--images is {images}; at least one is needed")
     settings = read_settings(Settings)
-    predict = load_private_model(load_model_folders(settings.models)[settings.default_model])
+    predict = load_private_model(model_named(None, settings))
     data, chance = load_cifar10(), np.random.default_rng(0)
     chosen = data.test_images[np.sort(chance.permutation(len(data.test_images))[:images])]
     others = np.array(data.train_images[np.sort(chance.permutation(45_000)[: 2 * FRESH_BACKGROUNDS])])

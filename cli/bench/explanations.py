@@ -25,6 +25,7 @@ from cli.bench.agents import LOGS, machine
 from cli.log_output import LogFiles
 from cli.stack import Ports, Stack, running_stack
 from runtime.errors import ConfigurationError, FatalError
+from runtime.model_folder import model_named
 from schemas.base import utc_now
 from schemas.explanation_options import AnchorOptions, read_options
 from schemas.messages import ExplanationRequest, ImageDtype, Tensor
@@ -78,7 +79,7 @@ def run_bench_explanations(images: int, console: Console) -> dict[str, Any]:
         running_stack(Ports(0, 0, 0, 0), Path(scratch), 1, LogFiles(LOGS), agents=("explanations",)) as stack,
     ):
         with _asking(stack) as predictor:
-            compared = _compare(chosen, predictor, stack.settings.default_model, console)
+            compared = _compare(chosen, predictor, model_named(None, stack.settings).spec.name, console)
         rate = _agent_rate(stack, chosen, console)
     return machine() | _report(compared, rate, console)
 

@@ -30,7 +30,7 @@ from inference.predictor import load_predictor
 from inference.settings import WorkerSettings
 from runtime import kafka
 from runtime.errors import ConfigurationError, FatalError
-from runtime.model_folder import load_model_folders, write_checksums
+from runtime.model_folder import model_named, write_checksums
 from runtime.settings import Settings, read_settings
 from schemas.headers import CONTENT_TYPE, MODEL
 from schemas.payloads import decode_request
@@ -97,8 +97,8 @@ def _load(name: str, images: NDArray[np.uint8]) -> Load:
 
 def _models(root: Path, settings: WorkerSettings) -> Path:
     """A folder with the default model and its null twin."""
-    folder = load_model_folders(settings.models)[settings.default_model]
-    shutil.copytree(folder.path, root / settings.default_model)
+    folder = model_named(None, settings)
+    shutil.copytree(folder.path, root / folder.spec.name)
     null = root / NULL_MODEL
     null.mkdir()
     spec = folder.spec.model_dump(mode="json") | {"name": NULL_MODEL, "weights": {"framework": "null"}}
@@ -109,7 +109,7 @@ def _models(root: Path, settings: WorkerSettings) -> Path:
 
 @contextmanager
 def _stack(folder: Path, models: Path, settings: WorkerSettings) -> Iterator[Stack]:
-    variables = {"MODELWATCH_MODELS": str(models), "MODELWATCH_DEFAULT_MODEL": settings.default_model}
+    variables = {"MODELWATCH_MODELS": str(models), "MODELWATCH_DEFAULT_MODEL": model_named(None, settings).spec.name}
     with running_stack(
         Ports(0, 0, 0, 0), folder / "servers", 1, LogFiles(LOGS), environment=variables, agents=()
     ) as stack:
@@ -120,7 +120,7 @@ class BareModel:
     """The same compiled model on the same images, decoded before, in full batches, in a loop."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self._folder = load_model_folders(settings.models)[settings.default_model]
+        self._folder = model_named(None, settings)
         self._predictor = load_predictor(self._folder, settings)
         self._predictor.warm_up()
 
@@ -154,7 +154,7 @@ def _measure(load: Load, stack: Stack, model: BareModel, seconds: float) -> dict
     loops = (1, read_settings(WorkerSettings).compute_streams)
     with _suspended(stack):
         before = [model.rate(load, seconds, number) for number in loops]
-    pipeline = _pipeline_rate(load, stack, stack.settings.default_model, load.count(seconds, before[0]))
+    pipeline = _pipeline_rate(load, stack, model_named(None, stack.settings).spec.name, load.count(seconds, before[0]))
     with _suspended(stack):
         after = [model.rate(load, seconds, number) for number in loops]
     bare, concurrent = ((one + other) / 2 for one, other in zip(before, after, strict=True))

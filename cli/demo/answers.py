@@ -15,7 +15,7 @@ from cli.ask import ask
 from cli.demo.verdict import Verdict
 from cli.produce import Sent
 from cli.stack import Stack
-from runtime.model_folder import load_model_folders
+from runtime.model_folder import model_named
 from schemas.base import utc_now
 from schemas.messages import Explanation, ExplanationRequest, InferencePair
 from schemas.payloads.encode import encode_v1, encode_v2
@@ -52,9 +52,10 @@ def check_truck(verdict: Verdict, stack: Stack, pair: InferencePair) -> None:
     observed = f"{response.label} ({response.confidence or 0.0:.4f})"
     verdict.check("the truck is a truck", "truck", observed, response.label == "truck")
     truck = load_cifar10(progress=False).train_images[TRUCK_INDEX]
+    model = model_named(None, stack.settings).spec.name
     for name, path, body in (
-        ("V2", "/v2/models/{model}/infer", encode_v2(truck[None])),
-        ("V1, as in the article", "/v1/models/{model}/:predict", encode_v1(truck[None].astype(np.float32) / 255)),
+        ("V2", f"/v2/models/{model}/infer", encode_v2(truck[None])),
+        ("V1, as in the article", f"/v1/models/{model}/:predict", encode_v1(truck[None].astype(np.float32) / 255)),
     ):
         reply = _post(stack, path, body)
         probabilities = (
@@ -85,17 +86,17 @@ def check_explanation(verdict: Verdict, stack: Stack, request_id: str, console: 
 def http_median(stack: Stack) -> float:
     """Seconds of one V2 request on an idle worker, the median of `HTTP_REQUESTS`, one after another."""
     body = encode_v2(load_cifar10(progress=False).train_images[TRUCK_INDEX][None])
-    seconds = []
+    url, seconds = f"/v2/models/{model_named(None, stack.settings).spec.name}/infer", []
     for _ in range(HTTP_REQUESTS):
         began = time.perf_counter()
-        _post(stack, "/v2/models/{model}/infer", body)
+        _post(stack, url, body)
         seconds.append(time.perf_counter() - began)
     return float(np.median(seconds))
 
 
 def card_figures(stack: Stack) -> dict[str, float]:
     """The figures in the front matter of the default model's card."""
-    folder = load_model_folders(stack.settings.models)[stack.settings.default_model]
+    folder = model_named(None, stack.settings)
     front_matter = (folder.path / "MODEL_CARD.md").read_text().split("---")[1]
     figures: dict[str, float] = yaml.safe_load(front_matter)
     return figures
@@ -105,7 +106,7 @@ def _post(stack: Stack, path: str, body: bytes) -> dict[str, Any]:
     """The worker's answer about an image that is not recorded as a pair."""
     answer = urllib3.PoolManager().request(
         "POST",
-        stack.urls["worker-0"] + path.format(model=stack.settings.default_model),
+        stack.urls["worker-0"] + path,
         body=body,
         headers={"content-type": "application/json", **RECORD_OFF},
     )

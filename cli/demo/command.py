@@ -16,7 +16,7 @@ from cli.report.evidence import Evidence
 from cli.report.page import render
 from cli.stack import Ports, Stack, running_stack
 from runtime.errors import TransientError
-from runtime.model_folder import load_model_folders
+from runtime.model_folder import model_named
 from schemas.base import utc_now
 from training.datasets import load_cifar10
 
@@ -52,7 +52,7 @@ def run_demo(images: int, output: Path) -> bool:
 
 def _told(stack: Stack, images: int, verdict: Verdict, console: Console) -> Evidence:
     """What the story has shown; one that was cut short is a failed check."""
-    spec = load_model_folders(stack.settings.models)[stack.settings.default_model].spec
+    spec = model_named(None, stack.settings).spec
     evidence = Evidence(utc_now(), spec.name, spec.version, spec.labels)
     if spec.outliers is not None and spec.outliers.calibration is not None:
         evidence.false_positive_rate = spec.outliers.calibration.false_positive_rate

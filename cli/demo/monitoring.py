@@ -12,7 +12,7 @@ from cli.produce import ProduceOptions, Sent, send
 from cli.replay.log_reader import read_from, whole
 from cli.report.evidence import CLEAN, DriftWindow
 from cli.stack import Stack
-from runtime.model_folder import load_model_folders
+from runtime.model_folder import model_named
 from schemas.messages import DriftReport
 from schemas.model_spec import ModelSpec
 from schemas.topics import DRIFT
@@ -47,8 +47,7 @@ class Monitoring:
         self.sent: dict[str, Sent] = {}
         self.masked: list[Sent] = []
         self.windows: list[DriftWindow] = []
-        folders = load_model_folders(self.stack.settings.models)
-        self.spec: ModelSpec = folders[self.stack.settings.default_model].spec
+        self.spec: ModelSpec = model_named(None, self.stack.settings).spec
 
     def drift(self, clean: Sent) -> None:
         """Fill the window that the clean images began, then a window of each corruption.

@@ -57,7 +57,7 @@ def _base_id(key: bytes | None, headers: FoundHeaders, body_id: object) -> str:
 
 
 def model_spec(
-    headers: FoundHeaders, body_model: object, specs: Mapping[str, ModelSpec], default_model: str
+    headers: FoundHeaders, body_model: object, specs: Mapping[str, ModelSpec], default_model: str | None
 ) -> ModelSpec:
     """The model asked for: by the header `model`, else the body, else the default one.
 
@@ -65,6 +65,12 @@ def model_spec(
         Refusal: UNKNOWN_MODEL, INVALID_HEADER, INVALID_FIELD.
     """
     name = _text(headers, MODEL) if MODEL in headers else default_model if body_model is None else body_model
+    if name is None:
+        raise Refusal(
+            Reason.UNKNOWN_MODEL,
+            "the request names no model, and there is no default one; say which in the header `model`: "
+            f"{', '.join(sorted(specs))}",
+        )
     if not isinstance(name, str):
         raise Refusal(Reason.INVALID_FIELD, f"model {brief(name)} is not a string")
     spec = specs.get(name)

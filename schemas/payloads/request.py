@@ -62,7 +62,7 @@ def decode_request(
     headers: Sequence[tuple[str, bytes | None]] | None,
     timestamp: float,
     specs: Mapping[str, ModelSpec],
-    default_model: str,
+    default_model: str | None,
 ) -> DecodedRequest:
     """Decode one message.
 
@@ -72,7 +72,7 @@ def decode_request(
         headers: as Kafka gives them.
         timestamp: of the message, in seconds since the epoch.
         specs: the models served, by name.
-        default_model: the model of a request that names none.
+        default_model: the model of a request that names none; None: such a request is refused.
 
     Raises:
         Refusal: whatever is wrong with the message; never anything else, whatever bytes come in.

@@ -87,12 +87,6 @@ def test_a_document_that_is_no_json_is_rejected_and_only_it(store: Store, unique
     run(test())
 
 
-@pytest.mark.parametrize("url", ["localhost", "127.0.0.1:9200"])
-def test_a_wrong_url_is_refused_with_the_remedy(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="https://host:port"):
-        client_from_settings(Settings(elasticsearch_url=url))
-
-
 def test_a_missing_authority_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
     settings = Settings(elasticsearch_url="https://store.example:9200", elasticsearch_ca_certs=tmp_path / "no.pem")
     with pytest.raises(ConfigurationError, match="MODELWATCH_ELASTICSEARCH_CA_CERTS"):

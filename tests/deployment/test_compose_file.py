@@ -225,3 +225,14 @@ def test_ports_are_those_of_make_up() -> None:
     ports = Ports()
     named = (PORTS["KAFKA"], PORTS["ELASTICSEARCH"], PORTS["WORKER"], PORTS["OUTLIERS"])
     assert (ports.kafka, ports.elasticsearch, ports.worker, ports.agents) == named
+
+
+def test_no_health_check_asks_a_proxy(compose: dict[str, Any]) -> None:
+    """Docker gives containers the proxies of its own configuration, and none of them knows a container's localhost."""
+    asked = 0
+    for name, service in compose["services"].items():
+        said = " ".join(service.get("healthcheck", {}).get("test", []))
+        if "http://" in said:
+            assert "curl --noproxy '*'" in said or "http_proxy= wget" in said, name
+            asked += 1
+    assert asked >= 5

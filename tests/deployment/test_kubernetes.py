@@ -257,6 +257,51 @@ def test_only_one_autoscaler_is_at_each_service() -> None:
     assert "HorizontalPodAutoscaler" in {one["kind"] for one in base}
 
 
+def test_a_group_that_has_not_committed_has_its_lag_from_the_beginning_on() -> None:
+    """KEDA's defaults are of another kind: a group starts at the end, and brokers speak the protocol of Kafka 1.0."""
+    triggers = [
+        trigger["metadata"]
+        for one in of(build("production"), "ScaledObject").values()
+        for trigger in one["spec"]["triggers"]
+        if trigger["type"] == "kafka"
+    ]
+    assert len(triggers) == len(SERVICES)
+    for metadata in triggers:
+        assert metadata["offsetResetPolicy"] == "earliest"
+        assert tuple(map(int, metadata["version"].split("."))) >= (2, 1, 0), "KIP-896"
+        # A replica more than partitions has nothing to do; one that is stuck is to be seen.
+        for name in ("allowIdleConsumers", "scaleToZeroOnInvalidOffset", "excludePersistentLag"):
+            assert metadata[name] == "false"
+
+
+def test_other_settings_make_another_set_up_job_and_the_same_ones_the_same(tmp_path: Path) -> None:
+    """A Job cannot be changed: applied again under its name with other settings, it would be refused."""
+
+    def name_with(partitions: int) -> str:
+        folder = tmp_path / "k8s"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(PROJECT / "k8s", folder)
+        settings = folder / "base" / "settings.env"
+        settings.write_text(settings.read_text().replace("PARTITIONS=4", f"PARTITIONS={partitions}"))
+        [job] = of(build(str(folder / "overlays" / "local")), "Job").values()
+        build.cache_clear()
+        return str(job["metadata"]["name"])
+
+    assert name_with(4) == name_with(4) != name_with(8)
+
+
+def test_the_pods_that_the_documents_wait_for_are_those_that_become_ready() -> None:
+    """The set-up Job's pod completes, and is never ready."""
+    [selector] = re.findall(r"wait --for=condition=Ready pod -l (\S+)", (PROJECT / "docs/kubernetes.md").read_text())
+    wanted = [re.fullmatch(r"([^!=]+)(!?=)(.+)", part) for part in selector.split(",")]
+    chosen = [
+        name
+        for name, template, _ in workloads(build("local"))
+        if all(part and (template["metadata"]["labels"].get(part[1]) == part[3]) == (part[2] == "=") for part in wanted)
+    ]
+    assert sorted(chosen) == sorted(SERVICES)
+
+
 def test_topics_users_and_their_counts_are_those_of_the_tables() -> None:
     objects = build("production")
     topics = of(objects, "KafkaTopic")

@@ -1,6 +1,10 @@
 """Apache Kafka with users, TLS and rights: right credentials work end to end, wrong ones end in one clear line."""
 
 import asyncio
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +23,7 @@ from schemas.base import utc_now
 from schemas.messages import ExplanationRequest, Feedback, Outcome
 from schemas.payloads.encode import encode_png
 from schemas.topics import FEEDBACK
-from tests.deployment.compose import SERVICES
+from tests.deployment.compose import PROJECT, SERVICES
 from tests.deployment.secured import STRANGER, SecuredKafka
 from tests.faults.agents import MODEL, Store, make_models, reports, wait_for
 from tests.integration.traffic import Traffic, pair_of
@@ -159,6 +163,18 @@ def test_wrong_credentials_end_in_one_line_that_says_so_without_a_storm(
             one.kill()
     # A client tries for a third of a second. On and on, a worker alone made some thirty attempts a second.
     assert kafka.refusals() - before <= 10 * len(cases), "a storm of attempts"
+
+
+def test_the_doctor_calls_refused_credentials_a_failure_with_its_remedy(kafka: SecuredKafka) -> None:
+    """It exited with 0 and said: start one with `modelwatch up`."""
+    variables = kafka.user(PRINCIPALS["inference worker"], MODELWATCH_KAFKA_SASL_PASSWORD="not-the-password")
+    environment = os.environ | variables | {"KAFKA_BOOTSTRAP_SERVERS": kafka.scram, "COLUMNS": "1000"}
+    command = [sys.executable, "-m", "cli.main", "doctor", "--no-load"]
+    done = subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    [row] = [line for line in done.stdout.splitlines() if line.startswith("broker")]
+    assert done.returncode == 1 and re.match(r"broker +no ", row), done.stdout + done.stderr
+    assert "MODELWATCH_KAFKA_SECURITY_PROTOCOL, _SASL_ and _SSL_" in row and "modelwatch up" not in row
+    assert not any(secret in done.stdout + done.stderr for secret in SECRETS)
 
 
 def test_rights_are_not_given_where_nobody_may(kafka: SecuredKafka) -> None:

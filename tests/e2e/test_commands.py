@@ -300,8 +300,11 @@ def test_the_seed_tells_the_whole_story(pipeline: tuple[subprocess.Popen[str], s
     assert sent.stdout.count("Sending") == 16 and "Done." in sent.stdout
 
 
-def test_the_doctor_finds_a_running_pipeline_healthy(pipeline: tuple[subprocess.Popen[str], str]) -> None:
-    done = run("doctor", KAFKA_BOOTSTRAP_SERVERS=pipeline[1])
+def test_the_doctor_finds_a_running_pipeline_healthy(
+    pipeline: tuple[subprocess.Popen[str], str], up_data: Path
+) -> None:
+    [store] = re.findall(r"Elasticsearch +(http\S+)", (up_data / "up.log").read_text())  # not whoever has port 9200
+    done = run("doctor", KAFKA_BOOTSTRAP_SERVERS=pipeline[1], ELASTICSEARCH_URL=store)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"topics +ok +all exist", done.stdout) and "checksums agree" in done.stdout
 

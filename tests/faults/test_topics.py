@@ -91,7 +91,7 @@ def create(settings: Settings, **partitions: int) -> None:
 
 def command(name: str, servers: EmbeddedServers) -> subprocess.CompletedProcess[str]:
     variables = {"KAFKA_BOOTSTRAP_SERVERS": servers.kafka, "ELASTICSEARCH_URL": servers.elasticsearch, "COLUMNS": "400"}
-    arguments = [sys.executable, "-m", "cli.main", name]
+    arguments = [sys.executable, "-m", "cli.main", *name.split()]
     environment = dict(os.environ) | variables
     return subprocess.run(arguments, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120)
 
@@ -102,7 +102,7 @@ def test_joined_topics_that_differ_are_refused_with_their_names_and_numbers(
     create(Settings(kafka_bootstrap_servers=servers.kafka), inference_feedback=2)
     agent = process("agents.confusion", servers.kafka)
     assert agent.wait(SECONDS) == CONFIGURATION_EXIT, agent.last_words()
-    doctor, setup = command("doctor", servers), command("setup", servers)
+    doctor, setup = command("doctor --no-load", servers), command("setup", servers)
     assert (doctor.returncode, setup.returncode) == (1, CONFIGURATION_EXIT), setup.stderr
     for said in (agent.last_words().splitlines()[-1], doctor.stdout, setup.stderr):
         assert "topic inference.feedback has 2 partitions; expected 4" in said
@@ -111,7 +111,7 @@ def test_joined_topics_that_differ_are_refused_with_their_names_and_numbers(
 
 def test_fewer_partitions_than_the_settings_want_are_worth_a_note(servers: EmbeddedServers) -> None:
     create(Settings(kafka_bootstrap_servers=servers.kafka), monitoring_outliers=1)
-    doctor, setup = command("doctor", servers), command("setup", servers)
+    doctor, setup = command("doctor --no-load", servers), command("setup", servers)
     assert setup.returncode == 0, setup.stderr
     for said in (doctor.stdout, setup.stderr):
         assert "topic monitoring.outliers has 1 partitions; expected 4" in said

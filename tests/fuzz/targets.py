@@ -24,7 +24,8 @@ from agents.explanations.questions import options_of, pixels_of, read_question, 
 from agents.outliers.records import document_of, index_of
 from agents.pairs import groups, read_pairs
 from runtime.errors import ConfigurationError
-from runtime.model_folder import CHECKSUMS_FILE, SPEC_FILE, ModelFolder, load_model_folder
+from runtime.model_folder import CHECKSUMS_FILE, ModelFolder, load_model_folder
+from runtime.spec_file import SPEC_FILE
 from schemas.clock import MAX_AHEAD_SECONDS
 from schemas.headers import dead_letter_headers
 from schemas.model_spec import WeightsSpec

@@ -108,3 +108,13 @@ def test_sasl_without_its_user_is_named_and_no_secret_is() -> None:
             kafka_sasl_password="hush-hush",
         )
     assert "hush" not in str(error.value) and "Value error" not in str(error.value)
+
+
+def test_why_no_broker_answered_is_one_line_of_a_bounded_length() -> None:
+    """Of sixty brokers, each with its reason again and again, it was kilobytes."""
+    brokers = ",".join(f"127.0.0.1:{port}" for port in range(1, 60))
+    with pytest.raises(
+        TransientError, match=r"no broker answered at .*and \d+ more.*KAFKA_BOOTSTRAP_SERVERS"
+    ) as caught:
+        kafka.cluster_topics(Settings(kafka_bootstrap_servers=brokers), timeout=1.5)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1200

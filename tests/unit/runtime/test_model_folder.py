@@ -229,3 +229,52 @@ def test_a_model_without_weights_is_identified_by_its_specification_and_needs_no
     model.verify()
     (folder / "checksums.txt").write_text(f"{'0' * 64}  model.yaml\n")
     refused(folder, "model.yaml", "0" * 64, model.weights_sha256)
+
+
+def test_every_unknown_field_is_refused_with_the_nearest_at_every_level(tmp_path: Path) -> None:
+    folder = make_folder(
+        tmp_path / "digits",
+        batch_size=[1],
+        windows={"window_size": 100},
+        outlier={},
+        input={"shape": [8, 8, 1], "scal": 255},
+        drift={"one": {"kind": "probabilities", "reference": "r.npz", "pvalue": 0.1}},
+        explanations={"policies": {"outlier": True}},
+        labels=[],
+    )
+    refused(
+        folder,
+        "batch_size: there is no such field; did you mean batch_sizes?",
+        "windows: there is no such field; did you mean window?",
+        "outlier: there is no such field; did you mean outliers?",
+        "input.scal: there is no such field; did you mean scale?",
+        "drift.one.pvalue: there is no such field; did you mean p_value?",
+        "explanations.policies.outlier: there is no such field; did you mean outliers?",
+        "labels: ",
+    )
+
+
+def test_every_folder_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        make_folder(tmp_path / name, version="")
+    make_folder(tmp_path / "three")
+    with pytest.raises(ConfigurationError) as caught:
+        load_model_folders(tmp_path)
+    assert f"{tmp_path / 'one'}" in str(caught.value) and f"{tmp_path / 'two'}" in str(caught.value)
+
+
+def test_every_file_that_is_not_as_listed_is_told_at_once(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "digits")
+    (folder / "weights.keras").write_bytes(b"other")
+    (folder / "detectors" / "reference.npy").unlink()
+    with pytest.raises(ConfigurationError, match=r"reference\.npy cannot be read.*weights\.keras is not the file"):
+        load_model_folder(folder).verify()
+
+
+def test_a_detectors_file_outside_the_folder_is_one_problem_among_others(tmp_path: Path) -> None:
+    drift = {"one": {"kind": "probabilities", "reference": "../../etc/passwd"}}
+    folder = make_folder(tmp_path / "digits", drift=drift)
+    (folder / "weights.keras").write_bytes(b"other")
+    model = load_model_folder(folder)
+    texts = list(model.problems(model.detector_files))
+    assert len(texts) == 2 and "is not the file" in texts[0] and "leads out of the model's folder" in texts[1]

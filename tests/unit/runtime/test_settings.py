@@ -1,7 +1,9 @@
 """Settings: documented completely, read from the environment, and explained when wrong without giving secrets away."""
 
 import os
+import re
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from pydantic import Field, SecretStr, ValidationError
 
 from cli import settings_documents as command
 from runtime.errors import ConfigurationError
-from runtime.settings import Settings, read_settings
+from runtime.settings import Settings, read_settings, unknown_variables
 from runtime.settings_documents import environment_example, settings_page, variables
 from schemas.asyncapi import DEFAULT_PARTITIONS
 
@@ -124,16 +126,79 @@ def test_a_variable_is_read_and_an_override_wins(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("name", "field"),
-    [("KAFKA_BOOTSTRAP_SERVERS", "kafka_bootstrap_servers"), ("ELASTICSEARCH_URL", "elasticsearch_url")],
+    ("name", "field", "scheme"),
+    [("KAFKA_BOOTSTRAP_SERVERS", "kafka_bootstrap_servers", ""), ("ELASTICSEARCH_URL", "elasticsearch_url", "http://")],
 )
 def test_the_servers_have_two_names_and_the_short_one_wins(
-    monkeypatch: pytest.MonkeyPatch, name: str, field: str
+    monkeypatch: pytest.MonkeyPatch, name: str, field: str, scheme: str
 ) -> None:
-    monkeypatch.setenv(f"MODELWATCH_{name}", "long:1")
-    assert getattr(read_settings(Settings), field) == "long:1"
-    monkeypatch.setenv(name, "short:1")
-    assert getattr(read_settings(Settings), field) == "short:1"
+    monkeypatch.setenv(f"MODELWATCH_{name}", f"{scheme}long:1")
+    assert getattr(read_settings(Settings), field) == f"{scheme}long:1"
+    monkeypatch.setenv(name, f"{scheme}short:1")
+    assert getattr(read_settings(Settings), field) == f"{scheme}short:1"
+
+
+@pytest.mark.parametrize(
+    "value", ["127.0.0.1", "a:9092,b", "a:", ":9092", "http://a:9092", "::1", "a:9092 b:9092", "a:9,,"]
+)
+def test_a_broker_without_a_port_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """The client would take port 9092, where a stranger's broker may be: set-up once made topics on one."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", value)
+    with pytest.raises(ConfigurationError, match=r"KAFKA_BOOTSTRAP_SERVERS: '.*' is not host:port"):
+        read_settings(Settings)
+
+
+@pytest.mark.parametrize("value", ["a:9092", "a.b-c:1,10.0.0.1:2, [::1]:3"])
+def test_brokers_with_ports_are_taken(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", value)
+    assert read_settings(Settings).kafka_bootstrap_servers == value
+
+
+@pytest.mark.parametrize("value", ["localhost", "127.0.0.1:9200", "http://store", "http://user:secret@store"])
+def test_a_record_store_without_scheme_or_port_is_refused_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("ELASTICSEARCH_URL", value)
+    with pytest.raises(ConfigurationError, match=r"ELASTICSEARCH_URL: .*https://host:port") as caught:
+        read_settings(Settings)
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv("ELASTICSEARCH_URL", "https://user:secret@store:9200")
+    assert read_settings(Settings)
+
+
+# --- misspelt variables ---
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("MODELWATCH_BATCHSIZE", "MODELWATCH_BATCH_SIZE"),
+        ("MODELWATCH_PIPELINE_DEPHT", "MODELWATCH_PIPELINE_DEPTH"),
+        ("MODELWATCH_KAFKA_BOOTSTRAP_SERVER", "MODELWATCH_KAFKA_BOOTSTRAP_SERVERS"),
+        ("MODELWATCH_XYZZY", None),
+    ],
+)
+def test_a_misspelt_variable_is_told_with_the_nearest(name: str, meant: str | None) -> None:
+    [said] = unknown_variables({name: "abc", "PATH": "/bin"})
+    assert said.startswith(f"{name} is set") and (f"did you mean {meant}?" in said if meant else "mean" not in said)
+
+
+def test_a_variable_of_another_service_or_of_compose_is_no_misspelt_one() -> None:
+    every = [name for _, cls in command.SECTIONS for variable in variables(cls) for name in (variable.name,)]
+    more = ["MODELWATCH_KAFKA_IMAGE", "MODELWATCH_PUBLISH_WORKER", "MODELWATCH_CACHE", "MODELWATCH_ELASTICSEARCH_URL"]
+    assert unknown_variables(dict.fromkeys([*every, *more], "1")) == []
+
+
+def test_every_variable_of_the_project_is_known() -> None:
+    """In manifests, documents and code: whoever copies a name from there is not told that nothing reads it."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=command.PROJECT, capture_output=True, check=True, text=True)
+    found = set()
+    for name in listed.stdout.split("\0"):
+        path = command.PROJECT / name
+        if path.suffix in (".py", ".md", ".yml", ".yaml", ".env") and path.is_file() and not name.startswith("tests/"):
+            found |= set(re.findall(r"\bMODELWATCH_[A-Z0-9_]*[A-Z0-9]\b(?!_|\{)", path.read_text(encoding="utf-8")))
+    prefixes = {"MODELWATCH_PUBLISH", "MODELWATCH_KAFKA", "MODELWATCH_KAFKA_SASL", "MODELWATCH_KAFKA_SSL"}
+    assert unknown_variables(dict.fromkeys(found - prefixes, "1")) == []
 
 
 @pytest.mark.parametrize(

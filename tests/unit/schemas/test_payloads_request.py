@@ -256,3 +256,12 @@ def test_images_are_contiguous_and_of_the_models_shape_in_every_format(name: str
     assert found.shape == (1, *SHAPE)
     assert found.flags.c_contiguous
     assert found.dtype == np.uint8
+
+
+def test_without_a_default_model_a_request_that_names_none_is_refused_with_the_names() -> None:
+    specs = {name: spec_of(*SHAPE) for name in ("second", "first")}
+    with pytest.raises(Refusal, match=r"names no model.* header `model`: first, second") as caught:
+        decode_request(GOOD, b"id", [("content-type", NPY.encode())], NOW, specs, None)
+    assert caught.value.reason is Reason.UNKNOWN_MODEL
+    headers = [("content-type", NPY.encode()), ("model", b"second")]
+    assert len(decode_request(GOOD, b"id", headers, NOW, specs, None).images) == 1
