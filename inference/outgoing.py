@@ -7,6 +7,7 @@ import numpy as np
 
 from inference.batcher import Answer
 from inference.chunks import Part, Refused
+from schemas.clock import elapsed
 from schemas.headers import dead_letter_headers
 from schemas.pairs import PairWriter
 from schemas.refusal import Reason, Refusal
@@ -52,8 +53,8 @@ def encode_part(
 
     Requests that expired have no prediction; those about which the model answered nothing usable have no pair: None.
     """
-    queued = [max(0.0, received_at - sent_at) for sent_at in part.sent_at]
-    waited = [max(0.0, answer.started_at - received_at)] * len(queued)
+    queued = [elapsed(sent_at, received_at) for sent_at in part.sent_at]
+    waited = [elapsed(received_at, answer.started_at)] * len(queued)
 
     def encode(rows: list[int], outputs: Any, batch_size: int) -> list[bytes]:
         every = len(rows) == len(part.request_ids)

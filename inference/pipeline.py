@@ -148,7 +148,7 @@ class Pipeline:
             raise TransientError(f"a topic or its partitions are gone: {self._gone.str()}")
         messages = self._fetch()
         received_at, group = time.time(), self._group
-        left = deque(message for message in messages if not _is_error(message))
+        left = deque(message for message in messages if not self._is_error(message))
         while left:
             # Taken off one by one: what is decoded need not be kept as it came.
             chunk = build_chunk(
@@ -220,9 +220,14 @@ class Pipeline:
             self._refused_credentials = error
         elif error.code() in GONE:
             self._gone = error
-        elif time.monotonic() >= self._error_log_due:
+        else:
+            self._warn("kafka_client", error=error.str())
+
+    def _warn(self, event: str, **facts: Any) -> None:
+        """Log what the client says again and again, at most once in ten seconds."""
+        if time.monotonic() >= self._error_log_due:
             self._error_log_due = time.monotonic() + ERROR_LOG_SECONDS
-            log.warning("kafka_client", error=error.str())
+            log.warning(event, **facts)
 
     def _raise_refused_credentials(self) -> None:
         if self._refused_credentials is not None:
@@ -230,6 +235,27 @@ class Pipeline:
                 f"the brokers at {self._settings.kafka_bootstrap_servers} refused this client: "
                 f"{self._refused_credentials.str()}; check the MODELWATCH_KAFKA_* settings"
             )
+
+    def _is_error(self, message: Any) -> bool:
+        """Whether the message is an error event; raises if it needs a new pipeline."""
+        error = message.error()
+        if error is None:
+            return False
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise TransientError(f"topic {REQUESTS.name} does not exist; run `modelwatch setup`")
+        if error.code() == KafkaError._MAX_POLL_EXCEEDED or _is_fatal(error):
+            raise _consumer_error(error)
+        if error.code() in kafka.UNREADABLE:
+            self._warn(
+                "batch_unreadable",
+                **{"topic": message.topic(), "partition": message.partition(), "offset": message.offset()},
+                error=error.str(),
+                remedy="this partition waits here: restore it from another replica, or delete records up to behind "
+                "this offset, see docs/operate.md",
+            )
+        else:
+            self._warn("consumer_event", error=error.str())
+        return True
 
     def _measure_lag(self) -> None:
         now = time.monotonic()
@@ -253,19 +279,6 @@ class Pipeline:
 def _taken(messages: deque[Any]) -> Iterator[Any]:
     while messages:
         yield messages.popleft()
-
-
-def _is_error(message: Any) -> bool:
-    """Whether the message is an error event; raises if it needs a new pipeline."""
-    error = message.error()
-    if error is None:
-        return False
-    if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-        raise TransientError(f"topic {REQUESTS.name} does not exist; run `modelwatch setup`")
-    if error.code() == KafkaError._MAX_POLL_EXCEEDED or _is_fatal(error):
-        raise _consumer_error(error)
-    log.warning("consumer_event", error=error.str())
-    return True
 
 
 def _is_fatal(error: KafkaError) -> bool:

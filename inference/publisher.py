@@ -22,6 +22,7 @@ from runtime.errors import ConfigurationError, FatalError, TransientError
 from runtime.kafka import produce
 from runtime.logging import get_logger
 from runtime.metrics import WorkerMetrics, observe_many
+from schemas.clock import elapsed
 from schemas.headers import PAIR_TYPE, WORKER_SOURCE, event_headers, rfc3339
 from schemas.pairs import PairWriter
 from schemas.topics import DEAD_LETTERS, PAIRS
@@ -219,7 +220,8 @@ class Publisher:
                 continue
             headers = event_headers(request_id, PAIR_TYPE, WORKER_SOURCE, ce_time, part.job.model, traceparent)
             produce(self._producer, PAIRS.name, value=value, key=request_id, headers=headers)
-        observe_many(self._metrics.queue.labels(part.job.model), [answer.started_at - received_at] * len(values))
+        waited = elapsed(received_at, answer.started_at)
+        observe_many(self._metrics.queue.labels(part.job.model), [waited] * len(values))
         part.unusable = values.count(None)
         if not part.unusable:
             return []
@@ -253,7 +255,7 @@ class Publisher:
             if expired:
                 self._metrics.requests.labels(model, "expired", "kafka").inc(expired)
             self._metrics.requests.labels(model, "ok", "kafka").inc(count - expired - part.unusable)
-            latencies = [now - sent_at for sent_at in part.sent_at]
+            latencies = [elapsed(sent_at, now) for sent_at in part.sent_at]
             observe_many(self._metrics.request_latency.labels(model, "kafka"), latencies)
         for refused in chunk.refused:
             self._metrics.dead_letters.labels(STAGE, refused.refusal.reason.value).inc()

@@ -40,6 +40,9 @@ SETTING_ERRORS = {
     KafkaError.POLICY_VIOLATION,
 }
 """Of creating a topic: the same request is refused again."""
+UNREADABLE = {KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED}
+"""Of an error event of a consumer: the batch at its offset is damaged, or compressed in a way that is not known here.
+librdkafka does not pass it: it asks for it again, twice a second."""
 PATIENCE = (0.3, 1.0, math.inf)
 """Seconds for the first request of metadata, the second, and the third."""
 CREATION_SETTINGS = (
@@ -105,6 +108,7 @@ def consumer(settings: Settings, group: str, static: bool = True, **overrides: A
         "enable.auto.offset.store": False,
         "auto.offset.reset": "earliest",
         "isolation.level": "read_committed",
+        # Not `check.crcs`: after a checksum that is wrong, librdkafka 2.16 hands over what was before it once more.
         "partition.assignment.strategy": "range",
         "session.timeout.ms": 30_000,
         "heartbeat.interval.ms": 3_000,

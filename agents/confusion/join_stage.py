@@ -20,6 +20,7 @@ from runtime.batches import Batch, BatchStage
 from runtime.elasticsearch_sink import Record, RecordSink
 from runtime.metrics import ConfusionMetrics
 from runtime.results import DeadLetters, Outgoing, Results
+from schemas.clock import elapsed
 from schemas.messages import PerformanceSums
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
@@ -300,7 +301,7 @@ class JoinStage(BatchStage):
         for applied in joined.applied.values():
             for one in applied:
                 if one.outcome == "joined" and one.new.pair is not None:
-                    delay = max(0.0, one.new.truths[0].given_at - one.new.pair.time)
+                    delay = elapsed(one.new.pair.time, one.new.truths[0].given_at)
                     metrics.feedback_delay.labels(one.new.pair.model).observe(delay)
 
 

@@ -9,6 +9,7 @@ import orjson
 from pydantic import ValidationError
 
 from agents.confusion.entries import FEEDBACK_LANE, Answer, Entry, Form, PairHalf, Truth, answer_of, number_of
+from schemas.framing import framing_hint
 from schemas.messages import LARGEST, Feedback
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
@@ -46,7 +47,7 @@ def read_feedback(value: bytes | None, offset: int) -> tuple[list[Told], list[tu
     try:
         document = orjson.loads(value)
     except orjson.JSONDecodeError as error:
-        raise Refusal(Reason.INVALID_JSON, f"not JSON: {error}") from error
+        raise Refusal(Reason.INVALID_JSON, f"not JSON: {error}{framing_hint(value)}") from error
     items = document if isinstance(document, list) else [document]
     if not 0 < len(items) <= MAX_ITEMS:
         raise Refusal(Reason.INVALID_FIELD, f"a batch of {len(items)} items; expected 1 to {MAX_ITEMS}")
