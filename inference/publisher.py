@@ -17,7 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from inference.batcher import Answer
 from inference.chunks import Chunk, Part, Refused, Source
-from inference.outgoing import STAGE, dead_letter, encode_part, unanswered
+from inference.outgoing import STAGE, encode_part, letter_of, unanswered
 from runtime.errors import ConfigurationError, FatalError, TransientError
 from runtime.kafka import produce
 from runtime.logging import get_logger
@@ -207,7 +207,7 @@ class Publisher:
         models = {source: part.job.model for part in chunk.parts for source in part.sources} if failed else {}
         chunk.refused += [Refused(one, unanswered(models[one], names), len(names)) for one, names in failed.items()]
         for refused in chunk.refused:
-            produce(self._producer, DEAD_LETTERS.name, **dead_letter(refused))
+            produce(self._producer, DEAD_LETTERS.name, **letter_of(refused))
         self._producer.poll(0)
 
     def _publish_part(self, part: Part, answer: Answer, received_at: float) -> list[tuple[Source, str]]:

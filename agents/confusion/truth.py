@@ -59,7 +59,8 @@ def read_feedback(value: bytes | None, offset: int) -> tuple[list[Told], list[tu
         try:
             told.append(_told(item, written, raw, offset, number))
         except Refusal as refusal:
-            refused.append((raw, refusal))
+            which = f"item {number} of the batch: " if items is document else ""
+            refused.append((raw, Refusal(refusal.reason, which + refusal.detail)))
     return told, refused
 
 
