@@ -2,6 +2,10 @@
 
 Lost or twice? A pair becomes visible only with the commit that also moves the input offset, so a process that dies
 anywhere leaves neither or both. Whoever takes over starts at the committed offset (KIP-98, KIP-447).
+
+A request of a transaction that got lost with its connection is sent again by librdkafka, and the lost one may still
+arrive, during a later transaction, and end that (KIP-890). A transaction whose connection broke is therefore the last
+of its producer: the next producer has another epoch, and brokers refuse what comes of the one before.
 """
 
 import contextlib
@@ -43,6 +47,15 @@ HOPELESS = {
     KafkaError.INVALID_PRODUCER_EPOCH,
 }
 """A new producer of this name would meet, or cause, the same again."""
+BROKEN = {
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError._TIMED_OUT_QUEUE,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.NETWORK_EXCEPTION,
+}
+"""After these nobody knows whether a request came to the broker, or will."""
 START_SECONDS = 30.0
 START_TIMEOUT = 1.0
 """Of one attempt to begin: a signal is only seen between two."""
@@ -73,6 +86,7 @@ class Publisher:
         self._uncommitted: list[Chunk] = []
         self._last_commit = 0.0
         self._call_deadline = math.inf
+        self._indefinite = False
         self._failing = threading.Lock()
         self._thread = threading.Thread(target=self._guarded_run, name="publish", daemon=True)
         self.failure: Exception | None = None
@@ -103,6 +117,10 @@ class Publisher:
             self._thread.start()
             return True
         return False
+
+    def on_producer_error(self, error: KafkaError) -> None:
+        """What the producer's client says, from within its `poll`: whether a connection broke."""
+        self._indefinite = self._indefinite or error.code() in BROKEN
 
     def put(self, chunk: Chunk, timeout: float) -> bool:
         """Hand a chunk over; False if there was no room within `timeout` seconds."""
@@ -198,6 +216,8 @@ class Publisher:
         if self._uncommitted and self._uncommitted[-1].group is not chunk.group:
             self._commit()  # the brokers check a transaction against one assignment: that under which all was read
         if not self._uncommitted:
+            self._producer.poll(0)
+            self._indefinite = False  # what broke while nothing was under way has lost nothing
             self._call(self._producer.begin_transaction)
         self._uncommitted.append(chunk)
         failed: dict[Source, list[str]] = {}
@@ -244,6 +264,9 @@ class Publisher:
             self._count(chunk)
             chunk.on_end()
         self._uncommitted = []
+        self._producer.poll(0)  # for the client's error callback
+        if self._indefinite:
+            raise TransientError("a connection broke during a transaction, which is committed; a new producer goes on")
 
     def _count(self, chunk: Chunk) -> None:
         """Metrics of committed work only, so that a retry is not counted twice."""
@@ -285,6 +308,7 @@ class Publisher:
                     function(*arguments)
                     return
                 except KafkaException as raised:
+                    self._indefinite = True
                     if not raised.args[0].retriable() or time.monotonic() > self._call_deadline:
                         raise _translated(raised) from raised
                 time.sleep(RETRY_SECONDS)
