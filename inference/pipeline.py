@@ -84,8 +84,9 @@ class Pipeline:
             kafka.producer(
                 settings,
                 transactional_id=f"{settings.group}-{settings.instance}",
-                error_cb=self._on_producer_error,
+                error_cb=self._on_client_error,
                 **{"queue.buffering.max.kbytes": QUEUE_KBYTES},
+                **kafka.watched_connections(lambda: self._publisher.on_broken_connection()),
             ),
             writers,
             metrics,
@@ -214,10 +215,6 @@ class Pipeline:
         log.warning("partitions_lost", partitions=[partition.partition for partition in partitions])
         self._forget_lag(partitions)
         self._publisher.abandon(TransientError("this worker was too slow and its partitions were given to others"))
-
-    def _on_producer_error(self, error: KafkaError) -> None:
-        self._publisher.on_producer_error(error)
-        self._on_client_error(error)
 
     def _on_client_error(self, error: KafkaError) -> None:
         if kafka.refused(error):

@@ -47,15 +47,6 @@ HOPELESS = {
     KafkaError.INVALID_PRODUCER_EPOCH,
 }
 """A new producer of this name would meet, or cause, the same again."""
-BROKEN = {
-    KafkaError._TRANSPORT,
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._TIMED_OUT,
-    KafkaError._TIMED_OUT_QUEUE,
-    KafkaError.REQUEST_TIMED_OUT,
-    KafkaError.NETWORK_EXCEPTION,
-}
-"""After these nobody knows whether a request came to the broker, or will."""
 START_SECONDS = 30.0
 START_TIMEOUT = 1.0
 """Of one attempt to begin: a signal is only seen between two."""
@@ -118,9 +109,9 @@ class Publisher:
             return True
         return False
 
-    def on_producer_error(self, error: KafkaError) -> None:
-        """What the producer's client says, from within its `poll`: whether a connection broke."""
-        self._indefinite = self._indefinite or error.code() in BROKEN
+    def on_broken_connection(self) -> None:
+        """The producer's client says so, from within its `poll`: what it sent last may have come, may come, or neither."""
+        self._indefinite = True
 
     def put(self, chunk: Chunk, timeout: float) -> bool:
         """Hand a chunk over; False if there was no room within `timeout` seconds."""
@@ -216,7 +207,7 @@ class Publisher:
         if self._uncommitted and self._uncommitted[-1].group is not chunk.group:
             self._commit()  # the brokers check a transaction against one assignment: that under which all was read
         if not self._uncommitted:
-            self._producer.poll(0)
+            self._producer.poll(0)  # for the client's log, which says so
             self._indefinite = False  # what broke while nothing was under way has lost nothing
             self._call(self._producer.begin_transaction)
         self._uncommitted.append(chunk)
@@ -264,7 +255,7 @@ class Publisher:
             self._count(chunk)
             chunk.on_end()
         self._uncommitted = []
-        self._producer.poll(0)  # for the client's error callback
+        self._producer.poll(0)
         if self._indefinite:
             raise TransientError("a connection broke during a transaction, which is committed; a new producer goes on")
 

@@ -1,5 +1,6 @@
 """Kafka clients: one place for security, delivery guarantees and the partitioner."""
 
+import logging
 import math
 import re
 import threading
@@ -94,6 +95,28 @@ def producer(settings: Settings, transactional_id: str | None = None, **override
     if transactional_id is not None:
         config |= {"transactional.id": transactional_id, "transaction.timeout.ms": 60_000}
     return _made(Producer, config | overrides)
+
+
+class _ConnectionWatch(logging.Handler):
+    """Takes a client's log, which alone tells of a connection that broke: its error callback does so for the last."""
+
+    def __init__(self, on_broken: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_broken = on_broken
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text.startswith("FAIL "):
+            self._on_broken()
+        elif record.levelno >= logging.WARNING:
+            log.warning("kafka_client", error=text)
+
+
+def watched_connections(on_broken: Callable[[], None]) -> dict[str, Any]:
+    """Configuration of a client that calls `on_broken`, from within its `poll`, for each connection that broke."""
+    logger = logging.Logger("librdkafka")
+    logger.addHandler(_ConnectionWatch(on_broken))
+    return {"logger": logger, "log.connection.close": True}
 
 
 def consumer(settings: Settings, group: str, static: bool = True, **overrides: Any) -> Consumer:

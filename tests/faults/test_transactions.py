@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import NewTopic
 
 from runtime import kafka
 from runtime.settings import Settings
+from schemas.topics import REQUESTS
 from tests.faults.stream import PARTITIONS, RequestStream, account, assert_exactly_once, wait_for_answers, wait_until
 from tests.faults.test_exactly_once import SHARING, commits, stop_all, wait_working
 from tests.integration.workers import WorkerProcess
@@ -90,3 +92,37 @@ def test_a_commit_that_arrives_during_a_later_transaction_ends_nothing(
         setup.finish(stream, [worker])
     proxy.stop()
     assert code in (KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED), KafkaError(code).str()
+
+
+def recreate(settings: Settings) -> None:
+    """Delete the topic of requests, and make it again at once."""
+    admin = kafka.admin(settings)
+    admin.delete_topics([REQUESTS.name])[REQUESTS.name].result(30)
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            admin.create_topics([NewTopic(REQUESTS.name, PARTITIONS, 1)])[REQUESTS.name].result(30)
+            return
+        except KafkaException:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("count", [40, 2_000], ids=["fewer", "more"])
+def test_requests_of_a_topic_that_was_deleted_and_made_again_at_once_are_answered(
+    setup_of: Callable[..., Setup], unique: str, count: int
+) -> None:
+    """Whether it soon holds fewer messages than the one before, or more, so that the old offsets exist in it, too."""
+    setup = setup_of()
+    worker = setup.worker().start()
+    with RequestStream(setup.settings, f"{unique}-old", RATE) as old:
+        wait_working(worker)
+        old.finish(400)
+    wait_for_answers(setup.settings, setup.group, ANSWER_SECONDS)
+    recreate(setup.settings)
+    new = RequestStream(setup.settings, f"{unique}-new", RATE)
+    with new:
+        new.finish(count)
+    wait_for_answers(setup.settings, setup.group, ANSWER_SECONDS)
+    stop_all([worker])
+    assert_exactly_once(account(setup.settings, old.truths | new.truths))
