@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.stack import AGENTS, Ports, port_is_free
-from runtime.errors import ModelwatchError
+from runtime.broker_features import MINUTE_MS, RETENTION, forgets_offsets_early, offset_retention_minutes
+from runtime.errors import ModelwatchError, TransientError
 from runtime.kafka import cluster_topics
 from runtime.model_folder import load_model_folders
 from runtime.settings import Settings, read_settings
 from runtime.topic_check import topic_problems
-from schemas.topics import TOPICS
+from schemas.topics import REQUESTS, TOPICS
 
 NEEDED_GIB = 2.0
 
@@ -112,6 +113,22 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         yield Finding("topics", False if problem.fatal else None, problem.found_text, problem.remedy)
     if not problems:
         yield Finding("topics", True, "all exist")
+    yield from _offsets(settings)
+
+
+def _offsets(settings: Settings) -> Iterator[Finding]:
+    try:
+        minutes = offset_retention_minutes(settings)
+    except TransientError:
+        return  # a user without the right to see the brokers' settings
+    if minutes is not None:
+        early = forgets_offsets_early(minutes)
+        yield Finding(
+            "committed offsets",
+            None if early else True,
+            f"forgotten {minutes} minutes after a group has gone",
+            f"set {RETENTION} of the brokers to at least {REQUESTS.retention_ms // MINUTE_MS}",
+        )
 
 
 def _store(settings: Settings) -> Iterator[Finding]:
