@@ -192,7 +192,7 @@ def test_requests_that_were_deleted_unanswered_are_said_and_the_rest_is_answered
         stream.finish(200)
         wait_for_answers(setup.settings, setup.group, ANSWER_SECONDS)
         stop_all([worker])
-        stream.finish(400)
+        stream.finish(len(stream.truths) + 200)
         ends = {message.partition(): message.offset() for message in read(setup.settings, REQUESTS.name)}
         cut = [TopicPartition(REQUESTS.name, number, end) for number, end in ends.items()]
         admin = kafka.admin(setup.settings)
@@ -200,6 +200,7 @@ def test_requests_that_were_deleted_unanswered_are_said_and_the_rest_is_answered
             future.result(30)
         kept = {message.key().decode() for message in read(setup.settings, REQUESTS.name)}
         worker.start()
+        worker.wait_ready()
         wait_for_answers(setup.settings, setup.group, ANSWER_SECONDS)
         stop_all([worker])
     found = account(setup.settings, stream.truths)
