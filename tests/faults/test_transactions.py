@@ -83,14 +83,14 @@ def test_a_commit_that_arrives_during_a_later_transaction_ends_nothing(
     node = Node.alone()
     proxy = HoldingProxy(node.ports[0]).start()
     setup = setup_of(node=replace(node, advertised=proxy.port))
-    worker = setup.worker(MODELWATCH_TRANSACTION_SECONDS="2").start()
+    worker = setup.worker(MODELWATCH_TRANSACTION_SECONDS="1").start()
     with RequestStream(setup.settings, unique, RATE) as stream:
         wait_working(worker)
         proxy.hold(END_TXN)
         wait_until(lambda: proxy.held is not None, 60, "a commit was kept back")
         before = commits(worker)
         wait_until(lambda: commits(worker) > before + 1, 60, "it was done by another try, and the next one, too")
-        time.sleep(1)  # into the one after
+        time.sleep(0.5)  # into the one after
         code = proxy.deliver()
         worker.kill()  # in its midst
         worker.start()
@@ -133,7 +133,9 @@ def recreate(settings: Settings) -> None:
             time.sleep(0.05)
 
 
-@pytest.mark.parametrize("count", [40, 2_000], ids=["fewer", "more"])
+@pytest.mark.parametrize(
+    "count", [pytest.param(40, id="fewer", marks=pytest.mark.slow), pytest.param(2_000, id="more")]
+)
 def test_requests_of_a_topic_that_was_deleted_and_made_again_at_once_are_answered(
     setup_of: Callable[..., Setup], unique: str, count: int
 ) -> None:
@@ -182,6 +184,7 @@ def test_a_worker_that_was_away_until_its_offsets_were_forgotten_answers_none_tw
     assert "committed_offset_forgotten" in worker.last_words(100_000)
 
 
+@pytest.mark.slow
 def test_requests_that_were_deleted_unanswered_are_said_and_the_rest_is_answered(
     setup_of: Callable[..., Setup], unique: str
 ) -> None:
