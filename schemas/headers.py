@@ -5,6 +5,7 @@ Source: CloudEvents Kafka Protocol Binding v1.0.2, section 3.2 (binary content m
 
 import math
 import re
+from collections.abc import Iterable
 from datetime import datetime, timezone
 
 Headers = list[tuple[str, bytes]]
