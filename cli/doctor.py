@@ -17,13 +17,14 @@ from cli.settings_documents import SECTIONS
 from cli.stack import AGENTS, Ports, named_server, port_is_free
 from inference.predictor import load_predictor
 from inference.settings import WorkerSettings
-from runtime.errors import ConfigurationError, ModelwatchError
+from runtime.broker_features import MINUTE_MS, RETENTION, forgets_offsets_early, offset_retention_minutes
+from runtime.errors import ConfigurationError, ModelwatchError, TransientError
 from runtime.kafka import cluster_topics
 from runtime.keras_files import inspect_keras_file
 from runtime.model_folder import ModelFolder, default_model, load_model_folder, model_paths
 from runtime.settings import Settings, read_settings, unknown_variables
 from runtime.topic_check import topic_problems
-from schemas.topics import TOPICS
+from schemas.topics import REQUESTS, TOPICS
 
 NEEDED_GIB = 2.0
 MAX_SHOWN = 400
@@ -197,6 +198,22 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         yield Finding("topics", False if problem.fatal else None, problem.found_text, problem.remedy)
     if not problems:
         yield Finding("topics", True, "all exist")
+    yield from _offsets(settings)
+
+
+def _offsets(settings: Settings) -> Iterator[Finding]:
+    try:
+        minutes = offset_retention_minutes(settings)
+    except TransientError:
+        return  # a user without the right to see the brokers' settings
+    if minutes is not None:
+        early = forgets_offsets_early(minutes)
+        yield Finding(
+            "committed offsets",
+            None if early else True,
+            f"forgotten {minutes} minutes after a group has gone",
+            f"set {RETENTION} of the brokers to at least {REQUESTS.retention_ms // MINUTE_MS}",
+        )
 
 
 def _store(settings: Settings) -> Iterator[Finding]:

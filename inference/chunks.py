@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from inference.batcher import Job
+from schemas.clock import arrival
 from schemas.payloads import DecodedRequest
 from schemas.refusal import Reason, Refusal
 
@@ -114,7 +115,8 @@ def build_chunk(
         source = Source(message, None)
         try:
             source.headers = _read_headers(message)
-            request = decode(message.value(), message.key(), source.headers, message.timestamp()[1] / 1000)
+            arrived = arrival(message.timestamp()[1] / 1000, received_at)
+            request = decode(message.value(), message.key(), source.headers, arrived)
         except Refusal as refusal:
             chunk.refused.append(Refused(source, refusal))
         else:

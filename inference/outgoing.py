@@ -7,30 +7,19 @@ import numpy as np
 
 from inference.batcher import Answer
 from inference.chunks import Part, Refused
-from schemas.headers import dead_letter_headers
+from schemas.clock import elapsed
+from schemas.letters import dead_letter
 from schemas.pairs import PairWriter
 from schemas.refusal import Reason, Refusal
-from schemas.topics import DEAD_LETTERS
 
 STAGE = "inference"
-MAX_LETTER_BYTES = DEAD_LETTERS.max_message_bytes - (64 << 10)
-"""Of key, value and headers together, so that our own headers and the framing fit as well."""
 
 
-def dead_letter(refused: Refused) -> dict[str, Any]:
-    """Arguments for producing the message whole, with where it lay and why it was refused.
-
-    A message that came compressed may be larger than any topic takes. Its letter has our headers only: they say where
-    it lies for as long as the requests are kept.
-    """
-    message, detail = refused.source.message, refused.refusal.detail
-    value, key, headers = message.value(), message.key(), refused.source.headers or []
-    size = len(value or b"") + len(key or b"") + sum(len(name.encode()) + len(held or b"") for name, held in headers)
-    if size > MAX_LETTER_BYTES:
-        value, key, headers = None, None, []
-        detail = f"{detail}; {size} bytes are more than a dead letter can hold, and are left where they were"
-    ours = (message.topic(), message.partition(), message.offset(), STAGE, refused.refusal.reason.value, detail)
-    return {"value": value, "key": key, "headers": dead_letter_headers(headers, *ours)}
+def letter_of(refused: Refused) -> dict[str, Any]:
+    """Arguments for producing a refused message to the dead letters."""
+    message, headers = refused.source.message, refused.source.headers
+    place = (message.topic(), message.partition(), message.offset())
+    return dead_letter(message.key(), message.value(), headers, place, STAGE, refused.refusal)._asdict()
 
 
 def unanswered(model: str, names: Sequence[str]) -> Refusal:
@@ -52,8 +41,8 @@ def encode_part(
 
     Requests that expired have no prediction; those about which the model answered nothing usable have no pair: None.
     """
-    queued = [max(0.0, received_at - sent_at) for sent_at in part.sent_at]
-    waited = [max(0.0, answer.started_at - received_at)] * len(queued)
+    queued = [elapsed(sent_at, received_at) for sent_at in part.sent_at]
+    waited = [elapsed(received_at, answer.started_at)] * len(queued)
 
     def encode(rows: list[int], outputs: Any, batch_size: int) -> list[bytes]:
         every = len(rows) == len(part.request_ids)

@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from inference.batcher import Batcher
 from inference.budget import Budget
 from inference.chunks import Chunk, Decode, build_chunk
+from inference.positions import Positions
 from inference.publisher import Publisher
 from inference.settings import WorkerSettings
 from runtime import kafka
@@ -24,12 +25,14 @@ from runtime.logging import get_logger
 from runtime.metrics import WorkerMetrics
 from runtime.topic_check import check_topics
 from schemas.pairs import PairWriter
-from schemas.topics import DEAD_LETTERS, PAIRS, REQUESTS
+from schemas.topics import DEAD_LETTERS, PAIRS, POSITIONS, REQUESTS
 
 log = get_logger(__name__)
 
+NEEDED = (REQUESTS, PAIRS, DEAD_LETTERS, POSITIONS)
 REVOKE_SECONDS = 20.0
 TOPICS_SECONDS = 5.0
+TOPIC_SECONDS = 2.0
 REFRESH_MS = 10_000
 GONE = {KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART}
 STOP_SECONDS = 5.0
@@ -80,15 +83,19 @@ class Pipeline:
         self._lag_due = 0.0
         self._refused_credentials: KafkaError | None = None
         self._gone: KafkaError | None = None
+        self._positions = Positions(settings, settings.group)
+        self._topic_due = 0.0
         self._publisher = Publisher(
             kafka.producer(
                 settings,
                 transactional_id=f"{settings.group}-{settings.instance}",
                 error_cb=self._on_client_error,
                 **{"queue.buffering.max.kbytes": QUEUE_KBYTES},
+                **kafka.watched_connections(lambda: self._publisher.on_broken_connection()),
             ),
             writers,
             metrics,
+            self._positions,
             settings.pipeline_depth,
             settings.transaction_seconds,
         )
@@ -100,6 +107,7 @@ class Pipeline:
             **{
                 "session.timeout.ms": settings.session_timeout_ms,
                 "topic.metadata.refresh.interval.ms": REFRESH_MS,  # how soon a deleted topic is seen
+                "auto.offset.reset": "error",  # where to begin is known better here
                 "heartbeat.interval.ms": min(3_000, settings.session_timeout_ms // 3),
             },
         )
@@ -114,7 +122,7 @@ class Pipeline:
         try:
             if not self._publisher.start(partial(self._goes_on, stopping)):
                 return
-            check_topics(kafka.cluster_topics(self._settings, TOPICS_SECONDS), (REQUESTS, PAIRS, DEAD_LETTERS))
+            check_topics(kafka.cluster_topics(self._settings, TOPICS_SECONDS), NEEDED)
             self._consumer.subscribe(
                 [REQUESTS.name], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
@@ -146,9 +154,10 @@ class Pipeline:
         self._publisher.check()
         if self._gone is not None:
             raise TransientError(f"a topic or its partitions are gone: {self._gone.str()}")
+        self._check_topic()
         messages = self._fetch()
         received_at, group = time.time(), self._group
-        left = deque(message for message in messages if not _is_error(message))
+        left = deque(message for message in messages if not self._is_error(message))
         while left:
             # Taken off one by one: what is decoded need not be kept as it came.
             chunk = build_chunk(
@@ -190,12 +199,20 @@ class Pipeline:
                 return False
         return True
 
+    def _check_topic(self) -> None:
+        """See now and then that the topic is still the one of the assignment: librdkafka reads on in another."""
+        if time.monotonic() >= self._topic_due and self._group is not None:
+            self._topic_due = time.monotonic() + TOPIC_SECONDS
+            if not self._positions.is_same_topic():
+                raise TransientError(f"topic {REQUESTS.name} was deleted and made anew")
+
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._assignments += 1
         self._group = consumer.consumer_group_metadata()
         if not consumer.memberid():
             # Brokers take offsets without a member's name unchecked (KIP-447), and then nothing fences us.
             raise TransientError("the membership was lost before the partitions were taken over")
+        consumer.assign(self._positions.begin(consumer, partitions))
         log.info("partitions_assigned", partitions=[partition.partition for partition in partitions])
         self._on_ready(True)
 
@@ -220,9 +237,14 @@ class Pipeline:
             self._refused_credentials = error
         elif error.code() in GONE:
             self._gone = error
-        elif time.monotonic() >= self._error_log_due:
+        else:
+            self._warn("kafka_client", error=error.str())
+
+    def _warn(self, event: str, **facts: Any) -> None:
+        """Log what the client says again and again, at most once in ten seconds."""
+        if time.monotonic() >= self._error_log_due:
             self._error_log_due = time.monotonic() + ERROR_LOG_SECONDS
-            log.warning("kafka_client", error=error.str())
+            log.warning(event, **facts)
 
     def _raise_refused_credentials(self) -> None:
         if self._refused_credentials is not None:
@@ -230,6 +252,29 @@ class Pipeline:
                 f"the brokers at {self._settings.kafka_bootstrap_servers} refused this client: "
                 f"{self._refused_credentials.str()}; check the MODELWATCH_KAFKA_* settings"
             )
+
+    def _is_error(self, message: Any) -> bool:
+        """Whether the message is an error event; raises if it needs a new pipeline."""
+        error = message.error()
+        if error is None:
+            return False
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise TransientError(f"topic {REQUESTS.name} does not exist; run `modelwatch setup`")
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            raise TransientError(f"there is nothing to read where reading should go on: {error.str()}")
+        if error.code() == KafkaError._MAX_POLL_EXCEEDED or _is_fatal(error):
+            raise _consumer_error(error)
+        if error.code() in kafka.UNREADABLE:
+            self._warn(
+                "batch_unreadable",
+                **{"topic": message.topic(), "partition": message.partition(), "offset": message.offset()},
+                error=error.str(),
+                remedy="this partition waits here: restore it from another replica, or delete records up to behind "
+                "this offset, see docs/operate.md",
+            )
+        else:
+            self._warn("consumer_event", error=error.str())
+        return True
 
     def _measure_lag(self) -> None:
         now = time.monotonic()
@@ -253,19 +298,6 @@ class Pipeline:
 def _taken(messages: deque[Any]) -> Iterator[Any]:
     while messages:
         yield messages.popleft()
-
-
-def _is_error(message: Any) -> bool:
-    """Whether the message is an error event; raises if it needs a new pipeline."""
-    error = message.error()
-    if error is None:
-        return False
-    if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-        raise TransientError(f"topic {REQUESTS.name} does not exist; run `modelwatch setup`")
-    if error.code() == KafkaError._MAX_POLL_EXCEEDED or _is_fatal(error):
-        raise _consumer_error(error)
-    log.warning("consumer_event", error=error.str())
-    return True
 
 
 def _is_fatal(error: KafkaError) -> bool:

@@ -2,6 +2,10 @@
 
 Lost or twice? A pair becomes visible only with the commit that also moves the input offset, so a process that dies
 anywhere leaves neither or both. Whoever takes over starts at the committed offset (KIP-98, KIP-447).
+
+A request of a transaction that got lost with its connection is sent again by librdkafka, and the lost one may still
+arrive, during a later transaction, and end that (KIP-890). A transaction whose connection broke is therefore the last
+of its producer: the next producer has another epoch, and brokers refuse what comes of the one before.
 """
 
 import contextlib
@@ -13,15 +17,18 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import wait
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaException, Producer, TopicPartition
 
 from inference.batcher import Answer
 from inference.chunks import Chunk, Part, Refused, Source
-from inference.outgoing import STAGE, dead_letter, encode_part, unanswered
-from runtime.errors import ConfigurationError, FatalError, TransientError
+from inference.outgoing import STAGE, encode_part, letter_of, unanswered
+from inference.positions import RECORD_SECONDS, Positions
+from inference.producer_errors import is_fatal, translated
+from runtime.errors import FatalError, TransientError
 from runtime.kafka import produce
 from runtime.logging import get_logger
 from runtime.metrics import WorkerMetrics, observe_many
+from schemas.clock import elapsed
 from schemas.headers import PAIR_TYPE, WORKER_SOURCE, event_headers, rfc3339
 from schemas.pairs import PairWriter
 from schemas.topics import DEAD_LETTERS, PAIRS
@@ -35,13 +42,6 @@ OVERDUE_SECONDS = 1.0
 a transaction's coordinator, and then it does not keep to the time-out it was given."""
 ABORT_SECONDS = 5.0
 RETRY_SECONDS = 0.1
-HOPELESS = {
-    KafkaError._FENCED,
-    KafkaError._FATAL,  # of a call after the one that told why
-    KafkaError.PRODUCER_FENCED,
-    KafkaError.INVALID_PRODUCER_EPOCH,
-}
-"""A new producer of this name would meet, or cause, the same again."""
 START_SECONDS = 30.0
 START_TIMEOUT = 1.0
 """Of one attempt to begin: a signal is only seen between two."""
@@ -52,6 +52,7 @@ class Publisher:
 
     Args:
         transactional: a transactional producer on which nothing was called yet.
+        positions: which offsets are to be recorded, beside being committed.
         depth: chunks that may wait to be published; `put` blocks beyond that.
         transaction_seconds: least time between commits while there is work.
     """
@@ -61,17 +62,22 @@ class Publisher:
         transactional: Producer,
         writers: Mapping[str, PairWriter],
         metrics: WorkerMetrics,
+        positions: Positions,
         depth: int,
         transaction_seconds: float,
     ) -> None:
         self._producer = transactional
         self._writers = writers
         self._metrics = metrics
+        self._positions = positions
+        self._unrecorded: dict[tuple[str, int], int] = {}
+        self._group: Any = None
         self._interval = transaction_seconds
         self._queue: queue.Queue[Chunk | threading.Event | None] = queue.Queue(depth)
         self._uncommitted: list[Chunk] = []
         self._last_commit = 0.0
         self._call_deadline = math.inf
+        self._indefinite = False
         self._failing = threading.Lock()
         self._thread = threading.Thread(target=self._guarded_run, name="publish", daemon=True)
         self.failure: Exception | None = None
@@ -98,10 +104,14 @@ class Publisher:
                     self._producer.poll(0)  # for the client's error callback
                 if raised.args[0].retriable() and time.monotonic() < deadline:
                     continue
-                raise _translated(raised) from raised
+                raise translated(raised) from raised
             self._thread.start()
             return True
         return False
+
+    def on_broken_connection(self) -> None:
+        """The producer's client says so, from within its `poll`: what it sent last may have come, or may yet come."""
+        self._indefinite = True
 
     def put(self, chunk: Chunk, timeout: float) -> bool:
         """Hand a chunk over; False if there was no room within `timeout` seconds."""
@@ -154,7 +164,7 @@ class Publisher:
         try:
             self._run()
         except KafkaException as raised:  # of `produce` and `poll`, which tell of fatal errors as well
-            self.abandon(_translated(raised))
+            self.abandon(translated(raised))
         except Exception as error:  # handed to the thread that supervises this one
             self.abandon(error)
         if self.failure is not None:
@@ -163,14 +173,18 @@ class Publisher:
     def _run(self) -> None:
         while self.failure is None:
             try:
-                item = self._queue.get(timeout=self._time_to_commit())
+                item = self._queue.get(timeout=self._time_to_act())
             except queue.Empty:
-                self._commit()
+                if self._uncommitted:
+                    self._commit()
+                else:
+                    self._record()
                 continue
             if item is None:
                 return
             if isinstance(item, threading.Event):
                 self._commit()
+                self._record()
                 item.set()
                 continue
             self._await_answers(item)
@@ -183,6 +197,10 @@ class Publisher:
         if not self._uncommitted:
             return None
         return max(0.0, self._last_commit + self._interval - time.monotonic())
+
+    def _time_to_act(self) -> float | None:
+        """Seconds until the open transaction should be committed, or what is committed recorded; None for neither."""
+        return RECORD_SECONDS if self._unrecorded and not self._uncommitted else self._time_to_commit()
 
     def _await_answers(self, chunk: Chunk) -> None:
         """Wait for the chunk's computation, but commit earlier chunks meanwhile when they are due."""
@@ -197,7 +215,7 @@ class Publisher:
         if self._uncommitted and self._uncommitted[-1].group is not chunk.group:
             self._commit()  # the brokers check a transaction against one assignment: that under which all was read
         if not self._uncommitted:
-            self._call(self._producer.begin_transaction)
+            self._begin_transaction()
         self._uncommitted.append(chunk)
         failed: dict[Source, list[str]] = {}
         for part in chunk.parts:
@@ -206,7 +224,7 @@ class Publisher:
         models = {source: part.job.model for part in chunk.parts for source in part.sources} if failed else {}
         chunk.refused += [Refused(one, unanswered(models[one], names), len(names)) for one, names in failed.items()]
         for refused in chunk.refused:
-            produce(self._producer, DEAD_LETTERS.name, **dead_letter(refused))
+            produce(self._producer, DEAD_LETTERS.name, **letter_of(refused))
         self._producer.poll(0)
 
     def _publish_part(self, part: Part, answer: Answer, received_at: float) -> list[tuple[Source, str]]:
@@ -219,7 +237,8 @@ class Publisher:
                 continue
             headers = event_headers(request_id, PAIR_TYPE, WORKER_SOURCE, ce_time, part.job.model, traceparent)
             produce(self._producer, PAIRS.name, value=value, key=request_id, headers=headers)
-        observe_many(self._metrics.queue.labels(part.job.model), [answer.started_at - received_at] * len(values))
+        waited = elapsed(received_at, answer.started_at)
+        observe_many(self._metrics.queue.labels(part.job.model), [waited] * len(values))
         part.unusable = values.count(None)
         if not part.unusable:
             return []
@@ -232,16 +251,44 @@ class Publisher:
         offsets: dict[tuple[str, int], int] = {}
         for chunk in self._uncommitted:
             offsets.update(chunk.offsets)
-        positions = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
-        group = self._uncommitted[-1].group
-        self._call(self._producer.send_offsets_to_transaction, positions, group, CALL_SECONDS)
-        self._call(self._producer.commit_transaction, CALL_SECONDS)
+        if self._group is not self._uncommitted[-1].group:
+            self._group, self._unrecorded = self._uncommitted[-1].group, {}
+        self._end_transaction(offsets, everything=False)
         self._last_commit = time.monotonic()
         self._metrics.transactions.labels("committed").inc()
         for chunk in self._uncommitted:
             self._count(chunk)
             chunk.on_end()
         self._uncommitted = []
+        self._check_connections()
+
+    def _record(self) -> None:
+        """Record the positions that are committed and not recorded yet, when nothing else is to be done."""
+        if not self._unrecorded or self.failure is not None:
+            return
+        self._begin_transaction()
+        self._end_transaction(self._unrecorded, everything=True)
+        self._check_connections()
+
+    def _begin_transaction(self) -> None:
+        self._producer.poll(0)  # for the client's log, which tells of connections
+        self._indefinite = False  # what broke while nothing was under way has lost nothing
+        self._call(self._producer.begin_transaction)
+
+    def _end_transaction(self, offsets: Mapping[tuple[str, int], int], everything: bool) -> None:
+        """Commit, with these offsets, and with a record of those that are due."""
+        recorded = list(self._positions.due(offsets, everything))
+        for message in recorded:
+            produce(self._producer, **message)
+        positions = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+        self._call(self._producer.send_offsets_to_transaction, positions, self._group, CALL_SECONDS)
+        self._call(self._producer.commit_transaction, CALL_SECONDS)
+        self._unrecorded = {} if everything else {**self._unrecorded, **offsets}
+
+    def _check_connections(self) -> None:
+        self._producer.poll(0)
+        if self._indefinite:
+            raise TransientError("a connection broke during a transaction, which is committed; a new producer goes on")
 
     def _count(self, chunk: Chunk) -> None:
         """Metrics of committed work only, so that a retry is not counted twice."""
@@ -253,7 +300,7 @@ class Publisher:
             if expired:
                 self._metrics.requests.labels(model, "expired", "kafka").inc(expired)
             self._metrics.requests.labels(model, "ok", "kafka").inc(count - expired - part.unusable)
-            latencies = [now - sent_at for sent_at in part.sent_at]
+            latencies = [elapsed(sent_at, now) for sent_at in part.sent_at]
             observe_many(self._metrics.request_latency.labels(model, "kafka"), latencies)
         for refused in chunk.refused:
             self._metrics.dead_letters.labels(STAGE, refused.refusal.reason.value).inc()
@@ -269,8 +316,8 @@ class Publisher:
         try:
             self._producer.abort_transaction(ABORT_SECONDS)
         except KafkaException as raised:
-            if _is_fatal(raised):
-                self.abandon(_translated(raised))
+            if is_fatal(raised):
+                self.abandon(translated(raised))
             else:
                 log.warning("transaction_abort_failed", error=raised.args[0].str(), remedy="none needed: the next does")
 
@@ -283,33 +330,9 @@ class Publisher:
                     function(*arguments)
                     return
                 except KafkaException as raised:
+                    self._indefinite = True
                     if not raised.args[0].retriable() or time.monotonic() > self._call_deadline:
-                        raise _translated(raised) from raised
+                        raise translated(raised) from raised
                 time.sleep(RETRY_SECONDS)
         finally:
             self._call_deadline = math.inf
-
-
-def _is_fatal(raised: KafkaException) -> bool:
-    """Whether this producer can do nothing more."""
-    error = raised.args[0]
-    return error.fatal() or error.code() in (KafkaError._FATAL, KafkaError._FENCED)
-
-
-def _translated(raised: KafkaException) -> FatalError | TransientError:
-    """Our error for the producer's: the process ends where a new producer would not help.
-
-    A producer may be at its end for less, for instance where a broker that restarted knows nothing of its transaction
-    any more. The next one goes on from the committed offsets.
-    """
-    error = raised.args[0]
-    if error.code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
-        return ConfigurationError(
-            f"the brokers do not let this user publish: {error.str()}; give it its rights, see docs/acls.md"
-        )
-    if error.code() in HOPELESS:
-        return FatalError(
-            f"the transactional producer cannot go on: {error.str()}; if it was fenced, another worker has the same "
-            "MODELWATCH_INSTANCE: give each its own"
-        )
-    return TransientError(f"the transaction failed and is aborted: {error.str()}")

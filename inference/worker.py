@@ -155,7 +155,12 @@ class Worker:
     def _run_pipelines(self, batcher: Batcher, writers: dict[str, PairWriter]) -> None:
         """One pipeline after another: a new one takes over from the committed offsets of one that failed."""
         specs = {name: folder.spec for name, folder in self._folders.items()}
-        decode = partial(decode_request, specs=specs, default_model=self._default_model)
+        decode = partial(
+            decode_request,
+            specs=specs,
+            default_model=self._default_model,
+            max_ahead=self._settings.max_ahead_seconds,
+        )
         failures = 0
         while not self._stopping.is_set():
             was_ready = threading.Event()

@@ -1,5 +1,6 @@
 """Kafka clients: one place for security, delivery guarantees and the partitioner."""
 
+import logging
 import math
 import re
 import threading
@@ -42,6 +43,9 @@ SETTING_ERRORS = {
 """Of creating a topic: the same request is refused again."""
 MAX_CAUSES, MAX_CAUSE = 3, 200
 """Why no broker answered: so many causes are said, of so many characters each."""
+UNREADABLE = {KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED}
+"""Of an error event of a consumer: the batch at its offset is damaged, or compressed in a way that is not known here.
+librdkafka does not pass it: it asks for it again, twice a second."""
 PATIENCE = (0.3, 1.0, math.inf)
 """Seconds for the first request of metadata, the second, and the third."""
 CREATION_SETTINGS = (
@@ -95,6 +99,28 @@ def producer(settings: Settings, transactional_id: str | None = None, **override
     return _made(Producer, config | overrides)
 
 
+class _ConnectionWatch(logging.Handler):
+    """Takes a client's log, which alone tells of a connection that broke: its error callback does so for the last."""
+
+    def __init__(self, on_broken: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_broken = on_broken
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text.startswith("FAIL "):
+            self._on_broken()
+        elif record.levelno >= logging.WARNING:
+            log.warning("kafka_client", error=text)
+
+
+def watched_connections(on_broken: Callable[[], None]) -> dict[str, Any]:
+    """Configuration of a client that calls `on_broken`, from within its `poll`, for each connection that broke."""
+    logger = logging.Logger("librdkafka")
+    logger.addHandler(_ConnectionWatch(on_broken))
+    return {"logger": logger, "log.connection.close": True}
+
+
 def consumer(settings: Settings, group: str, static: bool = True, **overrides: Any) -> Consumer:
     """A consumer of committed records that commits nothing by itself.
 
@@ -107,6 +133,7 @@ def consumer(settings: Settings, group: str, static: bool = True, **overrides: A
         "enable.auto.offset.store": False,
         "auto.offset.reset": "earliest",
         "isolation.level": "read_committed",
+        # Not `check.crcs`: after a checksum that is wrong, librdkafka 2.16 hands over what was before it once more.
         "partition.assignment.strategy": "range",
         "session.timeout.ms": 30_000,
         "heartbeat.interval.ms": 3_000,

@@ -14,7 +14,7 @@ from runtime import kafka
 from runtime.errors import FatalError
 from runtime.metrics import CommonMetrics
 from runtime.settings import Settings
-from schemas.headers import dead_letter_headers
+from schemas.letters import dead_letter
 from schemas.refusal import Refusal
 from schemas.topics import DEAD_LETTERS
 
@@ -29,8 +29,6 @@ GAPLESS = {
     "compression.level": 1,
 }
 CLOSE_SECONDS = 2.0
-MAX_LETTER_BYTES = DEAD_LETTERS.max_message_bytes - (64 << 10)
-"""Of key, value and headers together, so that our own headers and the framing fit as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +179,6 @@ class DeadLetters:
             self._metrics.dead_letters.labels(self._stage, refusal.reason.value).inc()
 
     def _letter(self, message: Any, refusal: Refusal) -> Outgoing:
-        value, key, headers, detail = message.value, message.key, list(message.headers or []), refusal.detail
-        size = len(value or b"") + len(key or b"") + sum(len(name) + len(held or b"") for name, held in headers)
-        if size > MAX_LETTER_BYTES:
-            value, key, headers = None, None, []
-            detail = f"{detail}; {size} bytes are more than a dead letter can hold, and are left where they were"
-        ours = (message.topic, message.partition, message.offset, self._stage, refusal.reason.value, detail)
-        return Outgoing(DEAD_LETTERS.name, key, value, dead_letter_headers(headers, *ours))
+        place = (message.topic, message.partition, message.offset)
+        letter = dead_letter(message.key, message.value, message.headers, place, self._stage, refusal)
+        return Outgoing(DEAD_LETTERS.name, *letter)

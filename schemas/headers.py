@@ -5,7 +5,6 @@ Source: CloudEvents Kafka Protocol Binding v1.0.2, section 3.2 (binary content m
 
 import math
 import re
-import time
 from collections.abc import Iterable
 from datetime import datetime, timezone
 
@@ -84,29 +83,3 @@ def event_headers(
     if traceparent is not None:
         headers.append((TRACEPARENT, traceparent))
     return headers
-
-
-def dead_letter_headers(
-    original: Iterable[tuple[str, bytes | None]] | None,
-    topic: str,
-    partition: int,
-    offset: int,
-    stage: str,
-    reason: str,
-    error: str,
-) -> list[tuple[str, bytes | None]]:
-    """The original headers, followed by where the message came from and why it was refused.
-
-    Ours are the last seven, so that a replay can take them off again and send the rest unchanged.
-    """
-    now = rfc3339(time.time())
-    ours = {
-        "topic": topic,
-        "partition": str(partition),
-        "offset": str(offset),
-        "stage": stage,
-        "reason": reason,
-        "error": error[:1024],
-        "time": now,
-    }
-    return [*(original or []), *((name, value.encode()) for name, value in ours.items())]

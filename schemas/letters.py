@@ -1,15 +1,33 @@
-"""Reading dead letters: what was refused, where it lay, and why, from the headers that were added to it."""
+"""Dead letters: a refused message, with headers added to it that say where it lay and why; written, and read."""
 
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+from schemas.headers import rfc3339
 from schemas.refusal import Reason, Refusal
+from schemas.topics import DEAD_LETTERS
 
 OURS = ("topic", "partition", "offset", "stage", "reason", "error", "time")
 """Headers of a dead letter that are not the message's own; they are its last."""
 
+MAX_LETTER_BYTES = DEAD_LETTERS.max_message_bytes - (64 << 10)
+"""Of key, value and headers together, so that our own headers and the framing fit as well."""
+MAX_KEPT_KEY = 4096
+"""Bytes of a key that is kept even where the rest of its message is too large."""
+MAX_ERROR_BYTES = 1024
+
 Headers = list[tuple[str, bytes | None]]
+
+
+class Letter(NamedTuple):
+    """What to produce to the dead letters."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +78,37 @@ def read_letter(key: bytes | None, value: bytes | None, headers: Sequence[tuple[
     except ValueError as problem:
         raise Refusal(Reason.INVALID_HEADER, f"not a dead letter: {problem}") from problem
     return DeadLetter(key, value, own, topic, *place, stage, reason, error, time)
+
+
+def dead_letter(
+    key: bytes | None,
+    value: bytes | None,
+    headers: Iterable[tuple[str, bytes | None]] | None,
+    place: tuple[str, int, int],
+    stage: str,
+    refusal: Refusal,
+) -> Letter:
+    """The letter of one refused message, or of an item of a batch.
+
+    Our headers are the last seven, so that a replay can take them off again and send the rest unchanged. A message that
+    came compressed may be larger than any topic takes: its letter has its key and our headers, which say where it lies
+    for as long as its topic is kept.
+
+    Args:
+        place: topic, partition and offset; of an item, those of its batch.
+        stage: who refuses it.
+    """
+    own, detail = list(headers or ()), refusal.detail
+    size = len(key or b"") + len(value or b"") + sum(len(name.encode()) + len(held or b"") for name, held in own)
+    if size > MAX_LETTER_BYTES:
+        value, own, key = None, [], key if len(key or b"") <= MAX_KEPT_KEY else None
+        detail = f"{detail}; {size} bytes are more than a dead letter can hold, and are left where they were"
+    topic, partition, offset = place
+    ours: dict[str, Any] = {"topic": topic, "partition": partition, "offset": offset, "stage": stage}
+    ours |= {"reason": refusal.reason.value, "error": _cut(detail), "time": rfc3339(time.time())}
+    return Letter(key, value, [*own, *((name, str(held).encode()) for name, held in ours.items())])
+
+
+def _cut(text: str) -> str:
+    """The beginning of a text that a stranger may have had a hand in, in so many bytes of UTF-8."""
+    return text.encode(errors="replace")[:MAX_ERROR_BYTES].decode(errors="ignore")

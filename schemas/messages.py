@@ -521,6 +521,16 @@ class Explanation(Message):
     explained_at: Timestamp
 
 
+class RequestPosition(Message):
+    """How far one partition of `inference.requests` is answered; brokers forget the offsets of a group that is away."""
+
+    cluster_id: str = Field(description="Of the brokers; offsets mean nothing elsewhere")
+    topic_id: str = Field(description="Of `inference.requests`; one that is made anew has another")
+    partition: int = Field(ge=0, le=MAX_INTEGER)
+    offset: int = Field(ge=0, le=MAX_INTEGER, description="Of the next request to answer")
+    written_at: Timestamp
+
+
 class LetterReplay(Message):
     """Says that a dead letter was sent again, so that it is not sent twice."""
 
@@ -548,5 +558,6 @@ MESSAGES: tuple[type[Message], ...] = (
     PerformanceReport,
     ExplanationRequest,
     Explanation,
+    RequestPosition,
     LetterReplay,
 )

@@ -43,8 +43,8 @@ SERVICES: tuple[Service, ...] = (
     Service(
         "inference worker",
         "Classifies, and publishes each request with its response",
-        receives=(topics.REQUESTS,),
-        sends=(topics.PAIRS, topics.DEAD_LETTERS),
+        receives=(topics.REQUESTS, topics.POSITIONS),
+        sends=(topics.PAIRS, topics.DEAD_LETTERS, topics.POSITIONS),
     ),
     Service(
         "outliers",

@@ -17,6 +17,7 @@ from schemas.messages import (
     OutlierVerdict,
     PerformanceReport,
     PerformanceSums,
+    RequestPosition,
     WindowStart,
 )
 
@@ -162,6 +163,16 @@ DEAD_LETTERS = Topic(
     30 * DAY_MS,
     MAX_MESSAGE_BYTES + MIB,
 )
+POSITIONS = Topic(
+    "inference.positions",
+    "group/partition",
+    "inference worker",
+    "How far each partition of requests is answered, for when the brokers have forgotten the committed offsets",
+    RequestPosition,
+    False,
+    -1,
+    compacted=True,
+)
 LETTER_REPLAYS = Topic(
     "inference.letter-replays",
     "topic/partition/offset/digest",
@@ -187,6 +198,7 @@ TOPICS: tuple[Topic, ...] = (
     PERFORMANCE,
     EXPLANATIONS,
     DEAD_LETTERS,
+    POSITIONS,
     LETTER_REPLAYS,
 )
 

@@ -22,6 +22,7 @@ from runtime.errors import FatalError
 from runtime.logging import get_logger
 from runtime.metrics import ConfusionMetrics
 from runtime.results import DeadLetters, Outgoing, Results
+from schemas.clock import elapsed
 from schemas.messages import PerformanceSums
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
@@ -388,4 +389,4 @@ class JoinStage(BatchStage):
             for one in merged.applied:
                 for half in one.judged():
                     given_at = half.told.given_at if half.told is not None else half.time
-                    metrics.feedback_delay.labels(half.model).observe(max(0.0, given_at - half.time))
+                    metrics.feedback_delay.labels(half.model).observe(elapsed(half.time, given_at))

@@ -20,6 +20,7 @@ from agents.confusion.entries import (
     answer_of,
     number_of,
 )
+from schemas.framing import framing_hint
 from schemas.messages import LARGEST, Feedback, Row
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
@@ -61,7 +62,7 @@ def read_feedback(value: bytes | None, offset: int) -> tuple[list[Told], list[tu
     try:
         document = orjson.loads(value)
     except orjson.JSONDecodeError as error:
-        raise Refusal(Reason.INVALID_JSON, f"not JSON: {error}") from error
+        raise Refusal(Reason.INVALID_JSON, f"not JSON: {error}{framing_hint(value)}") from error
     items = document if isinstance(document, list) else [document]
     if not 0 < len(items) <= MAX_ITEMS:
         raise Refusal(Reason.INVALID_FIELD, f"a batch of {len(items)} items; expected 1 to {MAX_ITEMS}")
@@ -76,7 +77,8 @@ def read_feedback(value: bytes | None, offset: int) -> tuple[list[Told], list[tu
                 raise Refusal(Reason.INVALID_FIELD, f"a message has more than {MAX_ITEMS} truths, rows counted")
             told.extend(found)
         except Refusal as refusal:
-            refused.append((raw, refusal))
+            which = f"item {number} of the batch: " if items is document else ""
+            refused.append((raw, Refusal(refusal.reason, which + refusal.detail)))
     return told, refused
 
 

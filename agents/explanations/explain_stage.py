@@ -21,6 +21,7 @@ from runtime.metrics import ExplanationsMetrics
 from runtime.model_folder import default_model
 from runtime.record_indices import INFERENCES
 from runtime.results import DeadLetters, Outgoing, Results
+from schemas.clock import arrival
 from schemas.explanation_options import METHODS, Options
 from schemas.headers import event_headers, rfc3339, traceparent_in
 from schemas.identity import MAX_ID_BYTES
@@ -60,8 +61,7 @@ class Question:
     @property
     def position(self) -> LogPosition:
         """Where it lies."""
-        # -1: its producer gave none; one of the future would be no moment that our messages can carry.
-        moment = datetime.fromtimestamp(min(max(0.0, self.message.timestamp), time.time()), timezone.utc)
+        moment = datetime.fromtimestamp(arrival(self.message.timestamp, time.time()), timezone.utc)
         return LogPosition(partition=self.message.partition, offset=self.message.offset, time=moment)
 
 

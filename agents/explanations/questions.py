@@ -8,10 +8,14 @@ from pydantic import ValidationError
 
 from agents.explanations.explainer import Pixels, Predict
 from schemas.explanation_options import Options, read_options
+from schemas.framing import framing_hint
 from schemas.messages import ExplanationRequest, ImageDtype, Tensor
 from schemas.model_spec import ModelSpec
 from schemas.payloads.tensors import check_range
 from schemas.refusal import Reason, Refusal
+
+MAX_SECONDS = 3600.0
+"""Longest time that a deadline can give: one in the year 9999 is a wish, and the search is given up after this."""
 
 
 def read_question(value: bytes | None) -> ExplanationRequest:
@@ -30,7 +34,8 @@ def read_question(value: bytes | None) -> ExplanationRequest:
         where = ".".join(map(str, first["loc"])) or "the message"
         raise Refusal(
             reasons.get(first["type"], Reason.INVALID_FIELD),
-            f"not an ExplanationRequest: {where}: {first['msg'][:300]} ({error.error_count()} problems)",
+            f"not an ExplanationRequest: {where}: {first['msg'][:300]} ({error.error_count()} problems)"
+            f"{framing_hint(value)}",
         ) from error
 
 
@@ -87,7 +92,7 @@ def _ends(spec: ModelSpec) -> tuple[float, float]:
 
 
 def seconds_left(question: ExplanationRequest, now: float, default: float) -> float:
-    """Until the deadline; what is not above 0 has passed.
+    """Until the deadline, at most `MAX_SECONDS`; what is not above 0 has passed.
 
     Args:
         now: seconds since the epoch.
@@ -104,4 +109,4 @@ def seconds_left(question: ExplanationRequest, now: float, default: float) -> fl
             f"deadline {question.deadline.isoformat()} is not after the question, which was asked "
             f"{question.asked_at.isoformat()}",
         )
-    return question.deadline.timestamp() - now
+    return min(question.deadline.timestamp() - now, MAX_SECONDS)

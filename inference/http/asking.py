@@ -18,6 +18,7 @@ from inference.outgoing import encode_part, unanswered
 from inference.predictor import Outputs
 from inference.recorder import Recorder
 from runtime.metrics import WorkerMetrics, observe_many
+from schemas.clock import elapsed
 from schemas.headers import (
     ATTRIBUTE_PREFIX,
     CE_ID,
@@ -177,9 +178,9 @@ class Asker:
         self._check_usable(decoded.model, parts, answers)
         if _wants_record(request, decoded):
             await self._record(decoded.model, parts, answers, received_at)
-        latency = time.time() - received_at
+        latency = elapsed(received_at, time.time())
         observe_many(self._metrics.request_latency.labels(model, "http"), [latency] * len(decoded.request_ids))
-        observe_many(self._metrics.queue.labels(model), [answer.started_at - received_at for answer in answers])
+        observe_many(self._metrics.queue.labels(model), [elapsed(received_at, answer.started_at) for answer in answers])
         return Asked(decoded, answers)
 
     async def _decoded(self, request: web.Request, model: str, held: Held, received_at: float) -> DecodedRequest:

@@ -9,7 +9,8 @@ from unicodedata import category
 from uuid_utils import uuid7
 
 from schemas.base import MAX_ATTRIBUTES
-from schemas.headers import ATTRIBUTE_PREFIX, CE_ID, MODEL, TRACEPARENT, checked_time, parse_time
+from schemas.clock import check_not_ahead
+from schemas.headers import ATTRIBUTE_PREFIX, CE_ID, CE_TIME, MODEL, TRACEPARENT, checked_time, parse_time
 from schemas.identity import MAX_ID_BYTES
 from schemas.model_spec import ModelSpec
 from schemas.payloads.body import brief
@@ -25,7 +26,9 @@ FoundHeaders = Mapping[str, tuple[str, bytes]]
 
 
 def request_ids(key: bytes | None, headers: FoundHeaders, body_id: object, count: int) -> list[str]:
-    """One id an image: of the key, else the header `ce_id`, else the body, else a new UUIDv7.
+    """One id an image: of the header `ce_id`, else the key if it is not empty, else the body, else a new UUIDv7.
+
+    In CloudEvents the key is a partition key: all events of one camera may have the same.
 
     Raises:
         Refusal: INVALID_ID.
@@ -42,13 +45,12 @@ def request_ids(key: bytes | None, headers: FoundHeaders, body_id: object, count
 
 
 def _base_id(key: bytes | None, headers: FoundHeaders, body_id: object) -> str:
-    if key is None and CE_ID in headers:
-        key = headers[CE_ID][1]
-    if key is not None:
+    given = headers[CE_ID][1] if CE_ID in headers else key or None
+    if given is not None:
         try:
-            return key.decode()
+            return given.decode()
         except UnicodeDecodeError as error:
-            raise Refusal(Reason.INVALID_ID, f"id {brief(key)} is not UTF-8") from error
+            raise Refusal(Reason.INVALID_ID, f"id {brief(given)} is not UTF-8") from error
     if body_id is None:
         return str(uuid7())
     if not isinstance(body_id, str):
@@ -132,13 +134,21 @@ def moment(headers: FoundHeaders, header: str, body_field: str, body_value: obje
     return _read_moment(body_value, Reason.INVALID_FIELD, body_field)
 
 
-def checked_timestamp(timestamp: float) -> float:
-    """The message's own timestamp, in seconds; producers may set it to anything.
+def sent_at(headers: FoundHeaders, body_value: object, arrived: float, max_ahead: float) -> float:
+    """When the request was sent, seconds since the epoch: by the header `ce_time`, else the body, else its arrival.
+
+    Args:
+        arrived: the message's own timestamp; producers may set it to anything.
 
     Raises:
-        Refusal: INVALID_HEADER.
+        Refusal: INVALID_HEADER, INVALID_FIELD; IN_FUTURE, more than `max_ahead` seconds after the arrival.
     """
-    return _read_moment(timestamp, Reason.INVALID_HEADER, "the message's timestamp")
+    arrived = _read_moment(arrived, Reason.INVALID_HEADER, "the message's timestamp")
+    said = moment(headers, CE_TIME, "sent_at", body_value)
+    if said is None:
+        return arrived
+    check_not_ahead(CE_TIME if CE_TIME in headers else "sent_at", said, arrived, max_ahead)
+    return said
 
 
 def _read_moment(value: object, reason: Reason, name: str) -> float:

@@ -21,6 +21,7 @@ import orjson
 import simdjson
 from numpy.typing import NDArray
 
+from schemas.framing import framing_hint
 from schemas.payloads.body import brief
 from schemas.payloads.tensors import MAX_IMAGES
 from schemas.refusal import Reason, Refusal
@@ -103,7 +104,7 @@ def _strict_json(text: bytes) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         _refuse_not_finite(text)
-        raise Refusal(Reason.INVALID_JSON, f"not JSON: {str(error)[:200]}") from error
+        raise Refusal(Reason.INVALID_JSON, f"not JSON: {str(error)[:200]}{framing_hint(text)}") from error
 
 
 class _NotFiniteError(Exception):

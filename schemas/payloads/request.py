@@ -7,7 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from schemas.headers import CE_TIME, CONTENT_TYPE, DEADLINE, HEADER_LENGTH
+from schemas.clock import MAX_AHEAD_SECONDS
+from schemas.headers import CONTENT_TYPE, DEADLINE, HEADER_LENGTH
 from schemas.model_spec import ModelSpec
 from schemas.payloads import facts
 from schemas.payloads.body import AnswerOptions, Body, brief
@@ -31,7 +32,8 @@ class DecodedRequest:
         model: name of the model asked for, one of those served.
         attributes: the caller's metadata.
         sent_at: seconds since the epoch.
-        deadline: seconds since the epoch, or None.
+        deadline: seconds since the epoch, or None. A wish: one that has passed is answered `expired`, one in a thousand
+            years is as good as none.
         traceparent: the caller's header, unchanged, or None; None too where it is too long to be one.
         options: what a JSON body says of the answer over HTTP.
     """
@@ -63,16 +65,18 @@ def decode_request(
     timestamp: float,
     specs: Mapping[str, ModelSpec],
     default_model: str | None,
+    max_ahead: float = MAX_AHEAD_SECONDS,
 ) -> DecodedRequest:
     """Decode one message.
 
     Args:
         value: the payload.
-        key: the request id, if the message has a key.
+        key: the request id, unless a header `ce_id` says it.
         headers: as Kafka gives them.
-        timestamp: of the message, in seconds since the epoch.
+        timestamp: when it arrived, in seconds since the epoch, see `schemas.clock.arrival`.
         specs: the models served, by name.
         default_model: the model of a request that names none; None: such a request is refused.
+        max_ahead: how many seconds after its arrival a request may say that it was sent.
 
     Raises:
         Refusal: whatever is wrong with the message; never anything else, whatever bytes come in.
@@ -82,14 +86,14 @@ def decode_request(
     body = _body_reader(found)(payload)
     spec = facts.model_spec(found, body.model, specs, default_model)
     try:
-        return _decoded(body, key, found, timestamp, spec)
+        return _decoded(body, key, found, facts.sent_at(found, body.sent_at, timestamp, max_ahead), spec)
     except Refusal as refusal:
         refusal.model = spec.name
         raise
 
 
 def _decoded(
-    body: Body, key: bytes | None, found: facts.FoundHeaders, timestamp: float, spec: ModelSpec
+    body: Body, key: bytes | None, found: facts.FoundHeaders, sent_at: float, spec: ModelSpec
 ) -> DecodedRequest:
     images = body.images(spec.input)
     if (size := spec.input.pair_bytes(images.itemsize, len(spec.labels))) > MAX_MESSAGE_BYTES:
@@ -98,13 +102,12 @@ def _decoded(
             f"the pair of one item of {images.dtype} would have up to {size} bytes; {MAX_MESSAGE_BYTES} are taken: "
             "send uint8",
         )
-    sent_at = facts.moment(found, CE_TIME, "sent_at", body.sent_at)
     return DecodedRequest(
         request_ids=facts.request_ids(key, found, body.request_id, len(images)),
         images=images,
         model=spec.name,
         attributes=facts.attributes(found, body.attributes),
-        sent_at=facts.checked_timestamp(timestamp) if sent_at is None else sent_at,
+        sent_at=sent_at,
         deadline=facts.moment(found, DEADLINE, "deadline", body.deadline),
         traceparent=facts.traceparent(found),
         options=body.options,

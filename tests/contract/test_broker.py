@@ -7,7 +7,9 @@ import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
+from inference import positions
 from runtime import kafka
+from runtime.broker_features import forgets_offsets_early, offset_retention_minutes
 from runtime.embedded import free_ports
 from runtime.errors import ConfigurationError, TransientError
 from runtime.settings import Settings
@@ -177,3 +179,22 @@ def test_a_topic_that_is_made_anew_under_its_old_name_has_another_id(apache_kafk
             time.sleep(0.1)
     second = id_of(first)
     assert kafka.topic_ids(admin, [unique]) == {unique: second}
+
+
+def test_the_brokers_say_how_long_they_remember_offsets_or_nothing(broker: Broker, kafka_settings: Settings) -> None:
+    assert offset_retention_minutes(kafka_settings) == (10_080 if broker.name == "apache" else None)
+    assert [forgets_offsets_early(minutes) for minutes in (10_080, 10_079)] == [False, True]
+
+
+def test_a_topic_that_is_made_anew_is_another_one_where_topics_have_ids(
+    broker: Broker, kafka_settings: Settings, topic: TopicFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for name in (topic(), topic()):
+        monkeypatch.setattr(positions, "REQUESTS", replace(REQUESTS, name=name))
+        found.append(positions.Positions(kafka_settings, "group")._identity(DEADLINE))
+    if broker.name == "apache":
+        assert found[0][0] == found[1][0] != ""
+        assert found[0][1] != found[1][1]
+    else:
+        assert [topic for _, topic in found] == ["", ""]

@@ -15,7 +15,8 @@ from cli.main import app
 from cli.topic_reader import read_to_end
 from runtime import kafka
 from runtime.settings import Settings
-from schemas.headers import dead_letter_headers
+from schemas.letters import dead_letter
+from schemas.refusal import Reason, Refusal
 from schemas.topics import DEAD_LETTERS, FEEDBACK, PAIRS
 
 Run = Callable[..., Any]
@@ -45,8 +46,9 @@ def write(settings: Settings, stage: str, *values: bytes | None, topic: str = FE
     """Letters about messages of `topic`, partition 1."""
     producer = kafka.producer(settings)
     for number, value in enumerate(values, first):
-        headers = dead_letter_headers([("own", b"\xff")], topic, 1, number, stage, "invalid_json", "not JSON: [red]")
-        producer.produce(DEAD_LETTERS.name, value=value, key=b"key", headers=headers)
+        refusal = Refusal(Reason.INVALID_JSON, "not JSON: [red]")
+        letter = dead_letter(b"key", value, [("own", b"\xff")], (topic, 1, number), stage, refusal)
+        producer.produce(DEAD_LETTERS.name, **letter._asdict())
     assert producer.flush(30) == 0
 
 

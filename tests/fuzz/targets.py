@@ -27,7 +27,7 @@ from runtime.errors import ConfigurationError
 from runtime.model_folder import CHECKSUMS_FILE, ModelFolder, load_model_folder
 from runtime.spec_file import SPEC_FILE
 from schemas.clock import MAX_AHEAD_SECONDS
-from schemas.headers import dead_letter_headers
+from schemas.letters import dead_letter
 from schemas.model_spec import WeightsSpec
 from schemas.payloads import MAX_IMAGES, decode_request
 from schemas.refusal import Refusal
@@ -174,7 +174,7 @@ def _join(messages: list[SimpleNamespace]) -> bool:
 
 def _refused(refusal: Refusal) -> bool:
     assert refusal.detail
-    dead_letter_headers((), "topic", 0, 0, "stage", refusal.reason.value, refusal.detail)
+    dead_letter(None, None, (), ("topic", 0, 0), "stage", refusal)
     return False
 
 

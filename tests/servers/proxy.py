@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
 import threading
 from asyncio import StreamReader, StreamWriter
 
@@ -84,11 +86,15 @@ class TcpProxy:
             return
         self._connected.add(far_writer)
         try:
-            await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+            await asyncio.gather(self._requests(reader, far_writer), self._pump(far_reader, writer))
         finally:
             for one in (writer, far_writer):
                 self._connected.discard(one)
                 one.close()
+
+    async def _requests(self, reader: StreamReader, writer: StreamWriter) -> None:
+        """From the client to the server."""
+        await self._pump(reader, writer)
 
     async def _pump(self, reader: StreamReader, writer: StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -99,3 +105,41 @@ class TcpProxy:
                 writer.write(data)
                 await writer.drain()
         writer.close()  # what was written is sent first; the other direction then ends, too
+
+
+class HoldingProxy(TcpProxy):
+    """Before a broker: keeps one request back as a network might, lets the client try again, and delivers it later."""
+
+    def __init__(self, target: int) -> None:
+        super().__init__(target)
+        self._wanted: int | None = None
+        self.held: bytes | None = None
+
+    def hold(self, api_key: int) -> None:
+        """Keep the next request of this kind back, and break the connection that it came by."""
+        self.held, self._wanted = None, api_key
+
+    def deliver(self) -> int:
+        """Send the request that was kept back, and return the broker's error code.
+
+        Of requests whose response begins with its throttle time and its error, without tagged fields in the header.
+        """
+        with socket.create_connection((HOST, self._target), 10) as broker:
+            broker.sendall(struct.pack(">i", len(self.held or b"")) + (self.held or b""))
+            answer = broker.recv(CHUNK)
+        code: int = struct.unpack_from(">h", answer, 12)[0]
+        return code
+
+    async def _requests(self, reader: StreamReader, writer: StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                size = await reader.readexactly(4)
+                request = await reader.readexactly(struct.unpack(">i", size)[0])
+                if struct.unpack_from(">h", request)[0] == self._wanted:
+                    self.held, self._wanted = request, None
+                    self._abort()
+                    return
+                await self._open.wait()
+                writer.write(size + request)
+                await writer.drain()
+        writer.close()

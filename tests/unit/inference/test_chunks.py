@@ -82,6 +82,19 @@ def test_a_chunk_remembers_when_and_under_which_assignment_it_was_read() -> None
     assert (chunk.received_at, chunk.group) == (12.0, "metadata")
 
 
+def test_a_timestamp_that_is_absent_or_ahead_counts_as_the_time_of_reading() -> None:
+    """A producer's clock is its own affair: Kafka says -1 where there is none, and takes an hour ahead and more."""
+
+    class Stamped(Message):
+        def timestamp(self) -> tuple[int, int]:
+            return 1, self.at
+
+    good = message(1)
+    for at, sent_at in ((-1, 12.0), (253_370_764_800_000, 12.0), (11_500, 11.5)):
+        [part] = build([Stamped(good.payload, good.header, at)]).parts
+        assert part.sent_at == [sent_at]
+
+
 def test_the_offsets_are_those_after_the_last_message_of_each_partition_refused_or_not() -> None:
     chunk = build(
         [message(7, on=0), message(3, on=1), Message(b"", [], 8, 0), Message(None, [], 4, 1), message(5, on=2)]

@@ -19,7 +19,7 @@ from schemas.asyncapi import EVENT_HEADERS, asyncapi_document
 from schemas.base import Message
 from schemas.generated_files import replace_section, write_or_check
 from schemas.json_schema import TRUTH_FORMS, message_schemas
-from schemas.letters import OURS
+from schemas.letters import OURS, dead_letter
 from schemas.messages import MESSAGES, Feedback
 from schemas.model_spec import ModelSpec
 from schemas.payloads import CONTENT_TYPES, DecodedRequest, decode_request
@@ -246,8 +246,9 @@ def test_every_topic_has_a_sender_and_a_receiver_and_every_service_but_those_of_
 def test_the_headers_are_those_that_we_write() -> None:
     event = headers.event_headers("id", "type", "/source", "2026-03-01T12:00:00Z", "model", None)
     assert {name for name, _ in event} == set(EVENT_HEADERS)
-    letter = headers.dead_letter_headers([("model", b"m")], "topic", 0, 1, "inference", "oversize", "too large")
-    assert tuple(name for name, _ in letter) == ("model", *OURS)
+    refusal = Refusal(Reason.OVERSIZE, "too large")
+    letter = dead_letter(b"k", b"v", [("model", b"m")], ("topic", 0, 1), "inference", refusal)
+    assert tuple(name for name, _ in letter.headers) == ("model", *OURS)
 
 
 def test_there_is_a_message_for_every_content_type_and_no_other() -> None:

@@ -55,6 +55,7 @@ def _moments_dropped(value: Any, like: Any) -> Any:
         "reported_at",
         "explained_at",
         "replayed_at",
+        "written_at",
     }
     if isinstance(like, dict):
         return {name: _moments_dropped(value[name], part) for name, part in like.items() if name not in moments}

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from schemas.base import MAX_ATTRIBUTES
+from schemas.clock import MAX_AHEAD_SECONDS
 from schemas.identity import MAX_ID_BYTES
 from schemas.payloads import CONTENT_TYPES, FORMATS, MAX_IMAGES, decode_request, encode_json, encode_npy, encode_v2
 from schemas.refusal import Reason, Refusal
@@ -72,11 +73,14 @@ def test_size_is_judged_before_anything_else() -> None:
     assert refusal_of(bytes(MAX_REQUEST_BYTES), PNG).reason is Reason.UNREADABLE_IMAGE
 
 
-def test_the_id_is_the_key_else_the_header_else_the_body_s() -> None:
+def test_the_id_is_the_header_s_else_the_key_else_the_body_s() -> None:
+    """The key of a CloudEvent tells its partition: that of a camera, say."""
     body, header = our_json(request_id="of-body"), ("ce_id", b"of-header")
-    assert decode(body, JSON, header, key=b"of-key").request_ids == ["of-key"]
+    assert decode(body, JSON, header, key=b"of-key").request_ids == ["of-header"]
     assert decode(body, JSON, header, key=None).request_ids == ["of-header"]
+    assert decode(body, JSON, key=b"of-key").request_ids == ["of-key"]
     assert decode(body, JSON, key=None).request_ids == ["of-body"]
+    assert decode(body, JSON, key=b"").request_ids == ["of-body"]
     assert decode(v2_json(), JSON, key=None).request_ids == ["of-body"]
 
 
@@ -98,11 +102,17 @@ def test_up_to_the_limit_of_images_are_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", [b"", b" \t", b"\xc3\x28", b"a\nb", b"a\x00b", b"\x7f", "\u0085x".encode(), b"x" * 513, "画".encode() * 171]
+    "key", [b" \t", b"\xc3\x28", b"a\nb", b"a\x00b", b"\x7f", "\u0085x".encode(), b"x" * 513, "画".encode() * 171]
 )
 def test_an_unusable_id_is_refused(key: bytes) -> None:
     assert refusal_of(GOOD, NPY, key=key).reason is Reason.INVALID_ID
-    assert refusal_of(GOOD, NPY, ("ce_id", key), key=None).reason is Reason.INVALID_ID
+    for also in (key, b"good", None):
+        assert refusal_of(GOOD, NPY, ("ce_id", key), key=also).reason is Reason.INVALID_ID
+
+
+def test_an_empty_key_is_none_and_an_empty_header_is_an_unusable_id() -> None:
+    assert uuid.UUID(decode(GOOD, NPY, key=b"").request_ids[0]).version == 7
+    assert refusal_of(GOOD, NPY, ("ce_id", b"")).reason is Reason.INVALID_ID
 
 
 @pytest.mark.parametrize("body_id", ["", "\n", 7, ["x"], {"a": 1}, True])
@@ -230,6 +240,29 @@ def test_an_unreadable_time_is_refused(text: str) -> None:
 @pytest.mark.parametrize("value", [True, [], {}, -1, 1e300, 10**18])
 def test_a_time_of_another_type_or_range_is_refused(value: object) -> None:
     assert refusal_of(our_json(deadline=value), JSON).reason is Reason.INVALID_FIELD
+
+
+@pytest.mark.parametrize("text", ["9999-01-01T00:00:00Z", str(NOW + MAX_AHEAD_SECONDS + 1)])
+def test_a_request_that_says_it_was_sent_after_it_arrived_is_refused(text: str) -> None:
+    for refusal in (refusal_of(GOOD, NPY, ("ce_time", text.encode())), refusal_of(our_json(sent_at=text), JSON)):
+        assert refusal.reason is Reason.IN_FUTURE
+        assert "ce_time" in refusal.detail or "sent_at" in refusal.detail
+    fits = NOW + MAX_AHEAD_SECONDS
+    assert decode(our_json(sent_at=fits), JSON).sent_at == fits
+
+
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59Z", "1970-01-01T00:00:00Z"])
+def test_a_deadline_is_a_wish_and_may_lie_anywhere(text: str) -> None:
+    assert decode(our_json(deadline=text), JSON).deadline is not None
+
+
+def test_the_framing_of_a_schema_registry_is_named_with_the_schema_s_number() -> None:
+    framed = b"\0\0\0\0\x07" + our_json()
+    refusal = refusal_of(framed, JSON)
+    assert refusal.reason is Reason.INVALID_JSON
+    assert "schema registry" in refusal.detail and "id, 7)" in refusal.detail
+    for other in (b"\0" + our_json(), our_json()[1:], b"\0\0\0\0\x07", b"\x01\0\0\0\x07{}"):
+        assert "registry" not in refusal_of(other, JSON).detail
 
 
 @pytest.mark.parametrize("timestamp", [-0.001, 9.2e15, float("nan")])

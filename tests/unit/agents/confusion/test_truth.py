@@ -150,6 +150,12 @@ def test_a_message_that_holds_nothing_is_refused_whole(value: bytes | None) -> N
         read_feedback(value, 0)
 
 
+def test_feedback_in_a_schema_registry_s_framing_is_told_so() -> None:
+    with pytest.raises(Refusal, match="schema registry's framing") as caught:
+        read_feedback(b"\0\0\0\0\1" + orjson.dumps(item(truth=1)), 0)
+    assert caught.value.reason is Reason.INVALID_JSON
+
+
 def test_a_bad_item_does_not_spoil_its_batch() -> None:
     batch = [item(truth=1), item(), 5, item(truth=2, truth_label="a"), item(truth=0)]
     inputs = read([Message(orjson.dumps(batch))], {"m": THREE})

@@ -165,6 +165,13 @@ def test_a_deadline_before_the_question_is_refused_and_a_passed_one_has_no_time_
     late = _question(asked_at=asked, deadline=asked + timedelta(seconds=5))
     assert seconds_left(late, asked.timestamp() + 6, 10.0) == -1.0
     assert seconds_left(_question(), 0.0, 10.0) == 10.0
+    far = _question(asked_at=asked, deadline=datetime(9999, 12, 31, tzinfo=timezone.utc))
+    assert seconds_left(far, asked.timestamp(), 10.0) == 3600.0
+
+
+def test_a_question_in_a_schema_registry_s_framing_is_told_so() -> None:
+    with pytest.raises(Refusal, match="schema registry's framing"):
+        read_question(b"\0\0\0\0\1" + _question().model_dump_json().encode())
 
 
 @pytest.mark.parametrize("value", [None, b"", b"{", b"[]", b'{"request_id": "a"}'])

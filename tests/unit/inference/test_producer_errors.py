@@ -3,17 +3,17 @@
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from inference.publisher import _translated
+from inference.producer_errors import translated
 from runtime.errors import FatalError, TransientError
 
 
 @pytest.mark.parametrize("code", [KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH])
 def test_a_fenced_producer_ends_the_process_and_the_remedy_is_named(code: int) -> None:
-    error = _translated(KafkaException(KafkaError(code, "fenced", fatal=True)))
+    error = translated(KafkaException(KafkaError(code, "fenced", fatal=True)))
     assert isinstance(error, FatalError) and "MODELWATCH_INSTANCE" in str(error)
 
 
 @pytest.mark.parametrize("fatal", [True, False])
 def test_a_transaction_that_the_broker_has_forgotten_is_begun_again_by_a_new_producer(fatal: bool) -> None:
-    error = _translated(KafkaException(KafkaError(KafkaError.INVALID_TXN_STATE, "forgotten", fatal=fatal)))
+    error = translated(KafkaException(KafkaError(KafkaError.INVALID_TXN_STATE, "forgotten", fatal=fatal)))
     assert isinstance(error, TransientError)
