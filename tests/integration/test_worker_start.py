@@ -1,5 +1,6 @@
 """How a worker begins and ends when things are not as they should be: wrong settings, no broker yet, none any more."""
 
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -148,3 +149,30 @@ def test_a_worker_that_is_still_loading_stops_in_time(tmp_path: Path) -> None:
         assert_stops(loading)
     finally:
         loading.kill()
+
+
+def test_several_models_without_a_default_are_asked_by_name_and_none_of_them_is_primary(
+    servers: EmbeddedServers, null_models: Path, truck: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    models = Path(shutil.copytree(null_models, tmp_path / "models"))
+    text = (models / MODEL / "model.yaml").read_text()
+    (models / "other").mkdir()
+    (models / "other" / "model.yaml").write_text(text.replace(f"name: {MODEL}", "name: other"))
+    servers.start()
+    settings = Settings(kafka_bootstrap_servers=servers.kafka)
+    create_topics(settings)
+    worker = WorkerProcess(servers.kafka, tmp_path, "several", "several", models)
+    try:
+        worker.start()
+        worker.wait_ready(SECONDS)
+        traffic = Traffic(settings)
+        traffic.send(encode_png(truck), "image/png", "nameless")
+        traffic.send(encode_png(truck), "image/png", "named", model="other")
+        traffic.flush()
+        answer = pair_of(traffic.pairs(["named"])["named"]).response
+        assert (answer.model, answer.primary) == ("other", False)
+        headers = dict(traffic.dead_letters(["nameless"])["nameless"].headers())
+        assert headers["reason"] == b"unknown_model" and f"{MODEL}, other".encode() in headers["error"]
+        traffic.close()
+    finally:
+        worker.kill()
