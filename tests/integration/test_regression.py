@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from runtime import kafka
 from runtime.embedded import EmbeddedServers
 from runtime.model_folder import write_checksums
 from runtime.settings import Settings
+from schemas.base import utc_now
 from schemas.messages import PerformanceReport
 from schemas.pairs import read_pair
 from schemas.payloads.encode import encode_json, encode_v2
@@ -255,7 +257,7 @@ def test_truths_about_what_has_left_the_state_are_joined_by_the_record(
         told = {NAMES[0]: 0.1, NAMES[1]: -1.0, **dict.fromkeys(NAMES[-5:], -1.0)}
         same = {NAMES[2]: stored(store)[NAMES[2]][1], "nobody": 4.0}
         truths = {name: {"truth_value": truth} for name, truth in (told | same).items()}
-        tell(own_settings, truths, "2090-01-01T00:00:00Z")
+        tell(own_settings, truths, (utc_now() + timedelta(seconds=60)).isoformat())
         wait_for(lambda: shown(again, "labelled") == COUNT, 60, lambda: f"{shown(again, 'labelled')} labelled")
         wait_for(lambda: outcome(again, "late") == 8 and outcome(again, "orphan") == 1, 60, lambda: "late and orphan")
         wait_for(lambda: len(stored(store)) == COUNT, 30, lambda: f"{len(stored(store))} records with a truth")

@@ -93,7 +93,7 @@ def feedback(ids: list[str]) -> list[tuple[str, bytes]]:
     told = []
     for name, truth in truths(ids).items():
         for given, form in ((1, (truth + 1) % 3), (2, truth), (2, truth)):
-            item = {"request_id": name, "truth_index": form, "given_at": f"2030-01-01T00:00:0{given}Z"}
+            item = {"request_id": name, "truth_index": form, "given_at": f"2026-01-01T00:00:0{given}Z"}
             told.append((name, orjson.dumps(item)))
     return told
 
