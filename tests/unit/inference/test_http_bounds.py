@@ -101,6 +101,7 @@ def test_a_packed_body_is_read_in_either_protocol(path: str, body: bytes) -> Non
         ("compress", encode_v2(IMAGE), 415, "gzip, deflate"),
         ("gzip, gzip", encode_v2(IMAGE), 415, "gzip, deflate"),
     ],
+    ids=["no gzip", "cut off", "unknown", "twice"],
 )
 def test_a_body_that_cannot_be_unpacked_is_the_callers_mistake(
     encoding: str, body: bytes, status: int, word: str
