@@ -4,10 +4,10 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from runtime.errors import ConfigurationError, TransientError
@@ -267,6 +267,24 @@ def is_member(settings: Settings, group: str, timeout: float = 5.0) -> bool:
     except KafkaException as failure:
         raise TransientError(f"group {group} cannot be described: {failure.args[0].str()}") from failure
     return any(member.group_instance_id == f"{group}-{settings.instance}" for member in described.members)
+
+
+def topic_ids(client: AdminClient, names: Iterable[str], timeout: float = 10.0) -> dict[str, str]:
+    """Ids of topics: another one, if a topic was deleted and made anew. Those that have none are left out (KIP-516:
+    brokers before 2.8, the embedded broker).
+
+    Raises:
+        TransientError: the brokers do not say.
+    """
+    found = {}
+    for name, future in client.describe_topics(TopicCollection(list(names)), request_timeout=timeout).items():
+        try:
+            described = str(future.result(2 * timeout).topic_id)
+        except KafkaException as failure:
+            raise TransientError(f"topic {name} cannot be described: {failure.args[0].str()}") from failure
+        if described.strip("A="):  # zero, in base64
+            found[name] = described
+    return found
 
 
 class DeliveryGuard:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from schemas.base import Message
 from schemas.messages import (
     DriftReport,
+    DriftState,
     Explanation,
     ExplanationRequest,
     FeatureVector,
@@ -17,7 +18,6 @@ from schemas.messages import (
     OutlierVerdict,
     PerformanceReport,
     PerformanceSums,
-    WindowStart,
 )
 
 DAY_MS = 86_400_000
@@ -94,8 +94,8 @@ DRIFT_STATE = Topic(
     "monitoring.drift-state",
     "model/instance",
     "drift agent, second stage",
-    "Where the next drift window of each model begins; on the partition of its features",
-    WindowStart,
+    "Where the drift windows of each model stand; on the partition of its features. Earlier versions: a `WindowStart`",
+    DriftState,
     False,
     -1,
     compacted=True,
