@@ -92,13 +92,14 @@ class ModelWindows:
         """What a later owner needs, beside the log."""
         self.changed = False
         self._drop_idle()
+        seen = max(self._seen, self._position)
         return DriftState(
             model=self.model,
             partition=self._partition,
             features_id=self._features_id,
-            seen=max(self._seen, self._position),
+            seen=seen,
             marks=self._marks.before(),
-            streams=tuple(one.state() for one in self._streams.values()),
+            streams=tuple(one.state(seen) for one in self._streams.values()),
         )
 
     def _catch_up(self, offset: int) -> None:
@@ -138,10 +139,10 @@ class ModelWindows:
                 sequence=0,
                 partition=self._partition,
                 offset=entry.offset,
-                seen=entry.offset,
-                marks=self._marks.before(),
             )
             found = self._streams[entry.identity] = Stream(self._spec, start)
+        if entry.offset >= self._seen:  # else an owner before began it
+            found.begin(entry.offset, self._marks)
         return found, ended
 
     def _make_room(self, offset: int) -> list[Window]:

@@ -123,6 +123,13 @@ class Stream:
     def _superseded_limit(self) -> float:
         return float("inf") if self._superseded_at is None else self._superseded_at + SUPERSEDED_SECONDS
 
+    def begin(self, offset: int, marks: Marks) -> None:
+        """The message at `offset` is the first of a window. What other streams have counted meanwhile is not new."""
+        self.start = self.start.model_copy(
+            update={"offset": offset, "seen": offset, "reported": 0, "marks": marks.before()}
+        )
+        self.known, self._reported = Marks(self.start.marks), 0
+
     def add(self, entry: Entry, marks: Marks) -> list[Window]:
         """Take a new pair; return the window that it closes.
 
@@ -160,9 +167,14 @@ class Stream:
         self.start = self.start.model_copy(update={"sequence": number})
         return []
 
-    def state(self) -> DriftStream:
-        """What a later owner needs, beside the log."""
-        return DriftStream(start=self.start, last=self.last, last_at=self.last_at)
+    def state(self, position: int) -> DriftStream:
+        """What a later owner needs, beside the log.
+
+        Args:
+            position: offset behind the last message that was looked at; what comes next begins there.
+        """
+        idle = {} if self.fill else {"offset": position, "seen": position, "reported": 0, "marks": ()}
+        return DriftStream(start=self.start.model_copy(update=idle), last=self.last, last_at=self.last_at)
 
     def _close(self, closed_by: ClosedBy, drop: int, following: int, marks: Marks) -> Window:
         closed, start, kept = self._entries, self.start, self._entries[drop:]
