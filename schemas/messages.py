@@ -214,6 +214,7 @@ class WindowStart(Message):
     detector_sha256: DetectorHashes = Field(default_factory=dict, description="Whose features the window holds")
     sequence: int = Field(ge=0, description="Number of the window")
     partition: int = Field(ge=0, description="Of `monitoring.features`")
+    features_id: TopicId | None = Field(None, description="Kafka's id of that topic, where it has one")
     offset: int = Field(ge=0, le=MAX_INTEGER, description="Of the first message to read")
     seen: int | None = Field(
         None, ge=0, le=MAX_INTEGER, description="Messages before this offset are in windows before, if in any"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from agents.drift.marks import Marks
 from agents.drift.windows import Entry, Identity, Stream, Window
-from schemas.messages import DriftState, DriftTest, WindowStart
+from schemas.messages import DriftState, DriftStream, DriftTest, WindowStart
 from schemas.model_spec import WindowSpec
 
 MAX_OPEN = 8
@@ -32,9 +32,8 @@ class ModelWindows:
         self._partition, self._features_id = state.partition, state.features_id
         self._seen, self._marks_seen = state.seen, state.marks
         self._marks = Marks()
-        self._streams = {
-            Identity.of(one.start): Stream(spec, one.start, dict(one.last), one.last_at) for one in state.streams
-        }
+        streams = (Stream(spec, one, resumed=one.start.offset < state.seen) for one in state.streams)
+        self._streams = {one.identity: one for one in streams}
         self._position = 0
         self.changed = False
         self.duplicates = 0
@@ -138,11 +137,11 @@ class ModelWindows:
                 detector_sha256=dict(entry.identity.detectors),
                 sequence=0,
                 partition=self._partition,
+                features_id=self._features_id,
                 offset=entry.offset,
             )
-            found = self._streams[entry.identity] = Stream(self._spec, start)
-        if entry.offset >= self._seen:  # else an owner before began it
-            found.begin(entry.offset, self._marks)
+            found = self._streams[entry.identity] = Stream(self._spec, DriftStream(start=start), resumed=False)
+        found.begin(entry.offset, self._marks)
         return found, ended
 
     def _make_room(self, offset: int) -> list[Window]:

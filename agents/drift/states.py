@@ -112,7 +112,10 @@ def fitted(state: DriftState, now: Log) -> tuple[DriftState, set[str]]:
 
 def _from_the_beginning(state: DriftState, held: list[Mark], now: Log) -> DriftState:
     streams = [
-        one.model_copy(update={"start": _start(one.start, now, offset=0, seen=0, reported=0)}) for one in state.streams
+        one.model_copy(
+            update={"start": _start(one.start, now, offset=0, seen=0, reported=0, features_id=now.features_id)}
+        )
+        for one in state.streams
     ]
     return state.model_copy(
         update={"seen": 0, "marks": tuple(held), "streams": tuple(streams), "features_id": now.features_id}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agents.drift.marks import Marks
-from schemas.messages import DriftStream, DriftTest, WindowStart
+from schemas.messages import DriftStream, WindowStart
 from schemas.model_spec import WindowSpec
 
 ClosedBy = Literal["full", "age", "superseded"]
@@ -75,18 +75,16 @@ class Stream:
 
     Args:
         spec: their size, greatest age and stride.
-        start: where the first one begins; messages before it are passed over.
-        last, last_at: as in `DriftStream`.
+        before: what an owner before left: where the window begins, and the latest tests.
+        resumed: whether that owner had begun it.
     """
 
-    def __init__(
-        self, spec: WindowSpec, start: WindowStart, last: dict[str, DriftTest] | None = None, last_at: float = 0.0
-    ) -> None:
-        self.start = start
+    def __init__(self, spec: WindowSpec, before: DriftStream, resumed: bool) -> None:
+        self.start = start = before.start
         self.identity = Identity.of(start)
-        self.last = last or {}
-        self.last_at = last_at
+        self.last, self.last_at = before.last, before.last_at
         self.known = Marks(start.marks)
+        self._resumed = resumed
         self._size, self._stride = spec.window_size, spec.stride or spec.window_size
         self._max_age = spec.max_age_seconds
         self._entries: list[Entry] = []
@@ -125,6 +123,9 @@ class Stream:
 
     def begin(self, offset: int, marks: Marks) -> None:
         """The message at `offset` is the first of a window. What other streams have counted meanwhile is not new."""
+        if self._resumed:
+            self._resumed = False
+            return
         self.start = self.start.model_copy(
             update={"offset": offset, "seen": offset, "reported": 0, "marks": marks.before()}
         )

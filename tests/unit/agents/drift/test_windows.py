@@ -179,7 +179,7 @@ def test_a_slow_model_holds_only_the_commit_back() -> None:
 
 
 @given(st.integers(0, 10_000), st.sampled_from([TUMBLING, SLIDING]))
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_each_pair_is_in_the_log_of_windows_once_and_in_order_whatever_was_retried(seed: int, spec: WindowSpec) -> None:
     log = retried_log(seed, ["a", "b"], 150)
     specs = {"a": spec, "b": spec}
@@ -202,14 +202,14 @@ def test_each_pair_is_in_the_log_of_windows_once_and_in_order_whatever_was_retri
 
 
 @given(st.integers(0, 10_000), st.sampled_from([TUMBLING, SLIDING]))
-@settings(max_examples=50)
+@settings(max_examples=25)
 def test_a_window_holds_one_version_and_one_detector(seed: int, spec: WindowSpec) -> None:
     for window in windows_of(retried_log(seed, ["a"], 150), {"a": spec}):
         assert {entry.identity for entry in window.entries} == {window.identity}
 
 
 @given(st.integers(0, 10_000), st.sampled_from([TUMBLING, SLIDING]))
-@settings(max_examples=50)
+@settings(max_examples=25)
 def test_a_reader_that_is_killed_anywhere_any_number_of_times_reports_the_same_windows(
     seed: int, spec: WindowSpec
 ) -> None:
@@ -251,17 +251,25 @@ def numbered(partition: PartitionWindows, log: list[Said]) -> list[tuple[int, Wi
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=40)
-def test_a_window_can_be_computed_again_from_its_start_alone(seed: int) -> None:
+@settings(max_examples=20)
+def test_a_window_can_be_computed_again_from_its_start_alone_and_those_after_it_too(seed: int) -> None:
     log = retried_log(seed, ["a", "b"], 120)
     for spec in (TUMBLING, SLIDING):
         specs = {"a": spec, "b": spec}
-        for window in windows_of(log, specs):
+        windows = windows_of(log, specs)
+        for window in windows:
             start = window.start
-            state = DriftState(model=start.model, partition=0, seen=len(log), streams=(DriftStream(start=start),))
+            state = DriftState(
+                model=start.model,
+                partition=0,
+                seen=start.seen or 0,
+                marks=start.marks,
+                streams=(DriftStream(start=start),),
+            )
             partition = PartitionWindows(0, {start.model: spec}, {start.model: state})
-            again = feed(partition, log, start.offset)
-            assert again[0] == window
+            again = [one for one in feed(partition, log, start.offset) if one.identity == window.identity]
+            own = [one for one in windows if key_of(one)[:2] == key_of(window)[:2]]
+            assert again == own[own.index(window) :]
 
 
 def test_of_several_states_the_furthest_in_the_log_counts_whatever_was_written_last() -> None:
