@@ -42,7 +42,8 @@ SPEC = ModelSpec.model_validate(
     }
 )
 GROUP = ("m", "1")
-NOW = 1.8e9
+NOW, LATER = 1.7e9, 4e9
+"""When all was answered, and a moment when all of that is too old: before and after any run of these tests."""
 PARTITIONS = 12
 PARTITION = itertools.count()
 
@@ -109,7 +110,7 @@ def pair(partition: int, number: int, offset: int) -> Any:
 
 def truth(partition: int, number: int, index: int, offset: int) -> Any:
     name = id_on(partition, number)
-    value = orjson.dumps({"request_id": name, "truth_index": index, "given_at": "2026-01-01T00:00:00Z"})
+    value = orjson.dumps({"request_id": name, "truth_index": index, "given_at": "2023-01-01T00:00:00Z"})
     return message(FEEDBACK.name, partition, offset, value)
 
 
@@ -177,7 +178,7 @@ def test_what_an_owner_writes_behind_anothers_claim_is_not_safe_until_it_has_cla
         assert owned.claim.offset > stale.claim.offset and owned.join.fold.epoch > stale.join.fold.epoch
         assert owned.join.totals[GROUP] == {**owned.join.totals[GROUP], "pairs": 2, "labelled": 1}
         # The stale owner folds what it knows: a pair without the truth that came since.
-        [(name, half)] = stale.join.expire(NOW + 1e6)
+        [(name, half)] = stale.join.expire(LATER)
         assert (name, half.told) == (id_on(partition, 0), None)
         produce(rightful.settings, stale.join.fold)
         third = opened(bootstrap, "third", tmp_path, partition).join
@@ -290,17 +291,17 @@ def test_where_the_topic_of_pairs_was_made_anew_counting_begins_anew_and_what_wa
     async def before() -> None:
         owner = Instance(bootstrap, "before", tmp_path, lambda: 1)
         await owner.take(pair(partition, 0, 4), truth(partition, 0, 0, 0), truth(partition, 2, 1, 1))
-        await owner.stage.keep(owner.stage.upkeep(1, {partition: True}, NOW))  # folded
+        await owner.stage.keep(owner.stage.upkeep(1, {partition: True}, LATER))  # folded
         await owner.take(pair(partition, 1, 5))
         assert owner.stage._owned[partition].join.fold.marks == [4, -1]
 
     async def after(name: str) -> None:
         owner = Instance(bootstrap, name, tmp_path, lambda: 1)
         await owner.take(pair(partition, 2, 0))
-        await owner.stage.keep(owner.stage.upkeep(1, {partition: False}, NOW - 1e9))
+        await owner.stage.keep(owner.stage.upkeep(1, {partition: False}, NOW))
         join = owner.stage._owned[partition].join
         assert (join.totals[GROUP]["pairs"], join.totals[GROUP]["labelled"]) == (3, 2)
-        assert owner.stage.is_folded(partition, 5, NOW) is False
+        assert owner.stage.is_folded(partition, 5, LATER) is False
         assert owner.stage.is_folded(partition, 5, join.fold.era_began - 1) is True
 
     run(before())
