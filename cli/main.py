@@ -213,12 +213,19 @@ def replay(
         str | None, typer.Option("--from", metavar="TIME", help="RFC 3339, e.g. 2026-01-31T12:00:00Z; default: all.")
     ] = None,
     end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="RFC 3339; default: now.")] = None,
+    older: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--older-models", help="Folder of model folders as they were, for detectors retrained since; repeatable."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compute drift windows and outlier verdicts again, and compare. Exit status 1 if anything is not as recorded."""
+    """Compute drift windows and outlier verdicts again, and compare. Exit status 1 if anything is not as recorded; what
+    can no longer be computed is said."""
     from cli.replay.command import run_replay
 
-    raise typer.Exit(0 if run_replay(begin, end, as_json) else 1)
+    raise typer.Exit(0 if run_replay(begin, end, older or (), as_json) else 1)
 
 
 @bench_app.command("worker")

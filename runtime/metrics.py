@@ -219,52 +219,69 @@ class OutliersMetrics(AgentMetrics):
 
 
 class DriftMetrics(AgentMetrics):
-    """Metrics of the drift agent."""
+    """Metrics of the drift agent.
+
+    Gauges are those of the models whose windows this instance keeps; another takes them over with the partition.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry, "drift")
-        by_feature = ["model", "detector", "feature"]
+        by_detector = ["model", "version", "detector"]
         self.featured = Counter(
             "modelwatch_featured", "Pairs whose features are safe on monitoring.features", ["model"], registry=registry
         )
         self.detected = Gauge(
             "modelwatch_drift_detected",
-            "1 if the last window drifted, else 0",
-            ["model", "detector"],
+            "1 if the last window that was large enough to say drifted, else 0",
+            by_detector,
             registry=registry,
         )
-        self.p_value = Gauge("modelwatch_drift_p_value", "Of the last window", by_feature, registry=registry)
+        self.p_value = Gauge(
+            "modelwatch_drift_p_value", "Of the last tested window", [*by_detector, "feature"], registry=registry
+        )
         self.distance = Gauge(
             "modelwatch_drift_distance",
-            "Kolmogorov-Smirnov statistic of the last window",
-            by_feature,
+            "Kolmogorov-Smirnov statistic of the last tested window",
+            [*by_detector, "feature"],
             registry=registry,
         )
         self.threshold = Gauge(
             "modelwatch_drift_threshold",
-            "p-value under which a feature of the last window drifts, after correction",
-            ["model", "detector"],
+            "p-value under which a feature of the last tested window drifts, after correction",
+            by_detector,
             registry=registry,
         )
         self.windows = Counter(
             "modelwatch_drift_windows",
-            "Windows reported, by result (drift, no_drift)",
+            "Windows reported, by result (drift, no_drift; too_small: for a test; no_detector: that the features are "
+            "of is not here; no_features: of some pairs)",
             ["model", "detector", "result"],
             registry=registry,
         )
         self.closed = Counter(
             "modelwatch_drift_windows_closed",
-            "Windows reported, by why they closed (full, age)",
+            "Windows reported, by why they closed (full, age, superseded: by other detectors)",
             ["model", "by"],
             registry=registry,
         )
         self.window_fill = Gauge(
-            "modelwatch_drift_window_fill", "Pairs in the open window", ["model"], registry=registry
+            "modelwatch_drift_window_fill", "Pairs in the open window", ["model", "version"], registry=registry
         )
         self.duplicates = Counter(
             "modelwatch_drift_duplicates",
             "Features of pairs that the window had already, after a retry of the first stage",
             ["model"],
+            registry=registry,
+        )
+        self.unwindowed = Counter(
+            "modelwatch_drift_unwindowed",
+            "Features that were passed over: of models that are not here or have no drift detector",
+            registry=registry,
+        )
+        self.made_anew = Counter(
+            "modelwatch_drift_topics_made_anew",
+            "Times that counting began anew because the topic that it counts was deleted and made anew",
+            ["topic"],
             registry=registry,
         )
 

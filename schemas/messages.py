@@ -211,30 +211,52 @@ class LogPosition(Contract):
     time: Timestamp
 
 
+MAX_DETECTORS = 32
+"""Drift detectors of one model."""
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+DetectorHashes = Annotated[dict[Annotated[str, Field(max_length=64)], Sha256], Field(max_length=MAX_DETECTORS)]
+Version = Annotated[str, Field(max_length=512)]
+TopicId = Annotated[str, Field(max_length=64)]
+
+
 class FeatureVector(Message):
     """Compact features of one pair, from the drift agent's first stage to its second."""
 
     request_id: RequestId
     model: str
+    model_version: Version | None = Field(None, description="That answered; messages of earlier versions name none")
+    primary: bool = Field(True, description="As in the pair's response; names the record")
     position: LogPosition = Field(description="Of the pair in `inference.pairs`")
+    pairs_id: TopicId | None = Field(None, description="Kafka's id of the topic `inference.pairs`, where it has one")
     features: dict[str, Tensor] = Field(description="Feature vector by detector name")
+    detector_sha256: DetectorHashes = Field(
+        default_factory=dict,
+        description="Hash of each detector's files, reference included; messages of earlier versions name none",
+    )
     answered_at: Timestamp | None = Field(None, description="Of the pair's response; names the index of its record")
 
 
 class Mark(Contract):
     """How far one partition of `inference.pairs` has been counted."""
 
-    partition: int = Field(ge=0)
-    offset: int = Field(ge=0, description="The highest that counts as seen")
+    partition: int = Field(ge=0, le=MAX_INTEGER)
+    offset: int = Field(ge=0, le=MAX_INTEGER, description="The highest that counts as seen")
+    topic_id: TopicId | None = Field(None, description="Of `inference.pairs`: another one if it was made anew")
 
 
 class WindowStart(Message):
-    """Where a model's next drift window begins: with the log of features, all that is needed to compute it again."""
+    """Where a drift window begins: with the log of features, all that is needed to compute it again."""
 
     model: str
+    model_version: Version | None = None
+    detector_sha256: DetectorHashes = Field(default_factory=dict, description="Whose features the window holds")
     sequence: int = Field(ge=0, description="Number of the window")
     partition: int = Field(ge=0, description="Of `monitoring.features`")
-    offset: int = Field(ge=0, description="Of the first message to read")
+    features_id: TopicId | None = Field(None, description="Kafka's id of that topic, where it has one")
+    offset: int = Field(ge=0, le=MAX_INTEGER, description="Of the first message to read")
+    seen: int | None = Field(
+        None, ge=0, le=MAX_INTEGER, description="Messages before this offset are in windows before, if in any"
+    )
     reported: int = Field(0, ge=0, description="Pairs at its beginning that windows before have reported, too")
     marks: tuple[Mark, ...] = Field((), description="What windows before have counted")
 
@@ -250,19 +272,53 @@ class DriftTest(Contract):
     detector: Detector
 
 
+Untested = Literal["too_small", "no_detector", "no_features"]
+
+
 class DriftReport(Message):
-    """One window of one model's pairs, tested for drift."""
+    """One window of one model version's pairs, tested for drift."""
 
     window_id: str
     model: str
+    model_version: Version | None = None
     first: LogPosition
     last: LogPosition
     size: int = Field(ge=1)
-    closed_by: Literal["full", "age"]
-    request_ids: tuple[RequestId, ...] | None = None
+    closed_by: Literal["full", "age", "superseded"] = Field(
+        description="`superseded`: the model's detectors were changed, or too many windows of it were open"
+    )
+    request_ids: tuple[RequestId, ...] | None = Field(
+        None, description="Absent where they are too long for a message; the pairs' records name the window"
+    )
     start: WindowStart | None = Field(None, description="From where the window can be computed again")
     detectors: dict[str, DriftTest]
+    untested: dict[str, Untested] = Field(
+        default_factory=dict,
+        description="Detectors that say nothing, and why: the window is `too_small`, its features are of a detector "
+        "that is not here (`no_detector`), some pairs have none (`no_features`)",
+    )
     reported_at: Timestamp
+
+
+class DriftStream(Contract):
+    """Windows of one model version and one set of detectors, one after another."""
+
+    start: WindowStart = Field(description="Of the window that is open, or comes next")
+    last: dict[str, DriftTest] = Field(
+        default_factory=dict, description="Latest tests, by detector: what its gauges show"
+    )
+    last_at: float = Field(0.0, ge=0, description="When the latest tested window ended, seconds since the epoch")
+
+
+class DriftState(Message):
+    """Where a model's windows stand: with the log of features, all that outlives a drift agent."""
+
+    model: str
+    partition: int = Field(ge=0, description="Of `monitoring.features`")
+    features_id: TopicId | None = Field(None, description="Kafka's id of that topic, where it has one")
+    seen: int = Field(ge=0, le=MAX_INTEGER, description="Offset behind the last message that this takes account of")
+    marks: tuple[Mark, ...] = Field((), description="What was counted before `seen`")
+    streams: tuple[DriftStream, ...] = Field(description="Messages before `seen` of others are in closed windows")
 
 
 class ClassFigures(Contract):
@@ -550,6 +606,7 @@ MESSAGES: tuple[type[Message], ...] = (
     Feedback,
     FeatureVector,
     WindowStart,
+    DriftState,
     OutlierVerdict,
     DriftReport,
     JoinEntry,

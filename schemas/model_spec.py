@@ -19,6 +19,10 @@ FACTS_BYTES = 64 << 10
 """Of all else in a pair: id, attributes with every character escaped, times, and the headers of the message."""
 OTHER_VALUE, NO_VALUE = "other", "none"
 """In a breakdown: an attribute's value that the spec does not list; a request without the attribute."""
+MAX_WINDOW = 100_000
+MAX_AGE_SECONDS = 6 * 86_400.0
+"""A day less than the log of features is kept."""
+SMALLEST = 20
 
 MAX_CLASSES = 5000
 """Reports, sums and folds of a model have terms by class, and must fit into messages."""
@@ -122,14 +126,31 @@ class DriftSpec(Specification):
 class WindowSpec(Specification):
     """Which pairs a drift test sees together."""
 
-    window_size: int = Field(1000, ge=20, description="Consecutive pairs of a window")
-    max_age_seconds: float = Field(3600.0, gt=0, description="A window is closed this long after its first pair")
+    window_size: int = Field(1000, ge=20, le=MAX_WINDOW, description="Consecutive pairs of a window")
+    max_age_seconds: float = Field(
+        3600.0,
+        gt=0,
+        le=MAX_AGE_SECONDS,
+        description="A window is closed this long after its first pair; the log of features is kept for a day longer",
+    )
     stride: int | None = Field(None, ge=1, description="Pairs between the starts of windows; none: they do not overlap")
+    minimum_size: int | None = Field(
+        None,
+        ge=1,
+        description="A smaller window says nothing; none: a tenth of window_size, and at least 20",
+    )
+
+    @property
+    def smallest(self) -> int:
+        """Pairs of the smallest window that is tested."""
+        return self.minimum_size or max(SMALLEST, self.window_size // 10)
 
     @model_validator(mode="after")
     def _stride_within_window(self) -> "WindowSpec":
         if self.stride is not None and self.stride > self.window_size:
             raise ValueError(f"stride {self.stride} is larger than window_size {self.window_size}: pairs would be lost")
+        if self.smallest > self.window_size:
+            raise ValueError(f"minimum_size {self.minimum_size} is larger than window_size {self.window_size}")
         return self
 
 

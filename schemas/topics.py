@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from schemas.base import Message
 from schemas.messages import (
     DriftReport,
+    DriftState,
     Explanation,
     ExplanationRequest,
     FeatureVector,
@@ -18,7 +19,6 @@ from schemas.messages import (
     PerformanceReport,
     PerformanceSums,
     RequestPosition,
-    WindowStart,
 )
 
 DAY_MS = 86_400_000
@@ -95,8 +95,8 @@ DRIFT_STATE = Topic(
     "monitoring.drift-state",
     "model/instance",
     "drift agent, second stage",
-    "Where the next drift window of each model begins; on the partition of its features",
-    WindowStart,
+    "Where the drift windows of each model stand; on the partition of its features. Earlier versions: a `WindowStart`",
+    DriftState,
     False,
     -1,
     compacted=True,

@@ -15,6 +15,11 @@ from schemas.model_spec import DriftSpec, InputSpec
 Features = NDArray[np.float32]
 REFERENCE_ARRAY = "features"
 ENCODER_PART = "encoder"
+MAX_FEATURES = 10_000
+"""Of all detectors of a model: so many p-values and distances fit into a message."""
+PAIR_BYTES = 2048
+"""That a pair takes in a window beside its features, its identifiers at their longest."""
+MAX_WINDOW_BYTES = 256 << 20
 
 
 class DriftDetector:
@@ -89,9 +94,21 @@ def load_detectors(folder: ModelFolder) -> dict[str, DriftDetector]:
     """The drift detectors that `model.yaml` names, by name; none if it names none.
 
     Raises:
-        ConfigurationError: a detector's files fail their checksums or cannot be used.
+        ConfigurationError: a detector's files fail their checksums or cannot be used, or its windows are too large.
     """
-    return {name: DriftDetector(name, spec, folder) for name, spec in folder.spec.drift.items()}
+    detectors = {name: DriftDetector(name, spec, folder) for name, spec in folder.spec.drift.items()}
+    features, size = sum(one.feature_count for one in detectors.values()), folder.spec.window.window_size
+    if features > MAX_FEATURES:
+        raise ConfigurationError(
+            f"{folder.path}: its drift detectors have {features} features together; a report holds {MAX_FEATURES}: "
+            "take an encoder with fewer outputs, or leave a detector out"
+        )
+    if size * (needed := 4 * features + PAIR_BYTES) > MAX_WINDOW_BYTES:
+        raise ConfigurationError(
+            f"{folder.path}: window.window_size is {size}; of {features} features a pair, a window of at most "
+            f"{MAX_WINDOW_BYTES // needed} pairs is kept in memory ({MAX_WINDOW_BYTES >> 20} MiB)"
+        )
+    return detectors
 
 
 def load_reference(folder: ModelFolder, spec: DriftSpec) -> Features:

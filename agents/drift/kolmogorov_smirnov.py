@@ -26,6 +26,10 @@ class KolmogorovSmirnov:
     every feature. It sorts the reference and evaluates both distribution functions at each of its points again for
     every window; here both are looked at where the window's function jumps, which is where they are furthest apart.
 
+    Where a reference feature takes one value again and again (a dead unit, a saturated one), its function jumps there,
+    and any rounding of that value would lie on one side of the jump: a distance of up to 1. So a window's value within
+    float32's resolution of such a value is taken for it.
+
     Args:
         reference: (m, d) float32, finite.
 
@@ -35,6 +39,10 @@ class KolmogorovSmirnov:
 
     def __init__(self, reference: Features) -> None:
         self._columns = np.ascontiguousarray(np.sort(_checked(reference, "the reference"), axis=0).T)
+        scale = np.abs(self._columns).max(axis=1)
+        # The scale of a feature that is always 0 is not known: that of its neighbours is the best there is.
+        tolerances = np.where(scale > 0, scale, scale.max() or 1.0) * np.finfo(np.float32).eps
+        self._jumps = [_Jumps(column, float(one)) for column, one in zip(self._columns, tolerances, strict=True)]
 
     @property
     def features(self) -> int:
@@ -50,6 +58,7 @@ class KolmogorovSmirnov:
         columns = np.sort(_checked(window, "the window"), axis=0).T
         if len(columns) != self.features:
             raise ValueError(f"the window has {len(columns)} features and the reference {self.features}")
+        columns = np.array([jumps.settle(column) for jumps, column in zip(self._jumps, columns, strict=True)])
         distances = self._distances(np.ascontiguousarray(columns))
         m, n = self._columns.shape[1], columns.shape[1]
         p_values = np.clip(kstwo.sf(distances, max(np.round(float(m) * n / (m + n)), 1.0)), 0, 1)
@@ -69,6 +78,25 @@ class KolmogorovSmirnov:
         before, after = below / m - own_below / n, up_to / m - own_up_to / n
         distances: NDArray[np.float64] = np.maximum(before.max(axis=1), -after.min(axis=1)).clip(min=0.0)
         return distances
+
+
+class _Jumps:
+    """The values that a sorted reference feature (m,) takes more than once, or always."""
+
+    def __init__(self, column: NDArray[np.float32], tolerance: float) -> None:
+        again = column[1:][np.diff(column) == 0]
+        self._values = np.unique(again if len(column) > 1 else column)
+        self._tolerance = tolerance
+
+    def settle(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Sorted values (n,), those that are one of these but for rounding replaced by it."""
+        if not len(self._values):
+            return values
+        place = self._values.searchsorted(values).clip(1, max(len(self._values) - 1, 1))
+        below, above = self._values[place - 1], self._values[place.clip(max=len(self._values) - 1)]
+        nearest = np.where(values - below <= above - values, below, above)
+        settled: NDArray[np.float32] = np.where(np.abs(values - nearest) <= self._tolerance, nearest, values)
+        return settled
 
 
 def _ranks(rows: Features) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,7 +1,6 @@
 """The drift agent: both of its stages in one process, wired to Faust."""
 
 import time
-from functools import partial
 
 from prometheus_client import CollectorRegistry
 
@@ -9,7 +8,7 @@ from agents.drift.detectors import load_detectors
 from agents.drift.feature_stage import FeatureStage
 from agents.drift.features import Detectors
 from agents.drift.settings import DriftSettings
-from agents.drift.starts import read_starts
+from agents.drift.states import StateReader
 from agents.drift.window_stage import WindowStage
 from runtime.agent import AgentProcess, Context
 from runtime.metrics import DriftMetrics
@@ -36,11 +35,14 @@ class DriftAgent:
         context.subscribe(PAIRS, self._features)
         windows = context.subscribe(FEATURES, self._windows, depth=1)
 
-        async def tick() -> None:
-            generation = context.app.consumer_generation_id
-            await context.results.publish(await windows.in_thread(self._windows.ticks, generation, time.time()))
+        async def watch() -> None:
+            app = context.app
+            if not app.rebalancing:
+                ours = [tp.partition for tp in app.consumer.assignment() if tp.topic == FEATURES.name]
+                watched = windows.in_thread(self._windows.watch, app.consumer_generation_id, ours, time.time())
+                await context.results.publish(await watched)
 
-        context.every(self._tick_seconds, tick)
+        context.every(self._tick_seconds, watch)
 
 
 def run(settings: DriftSettings) -> None:
@@ -55,11 +57,11 @@ def run(settings: DriftSettings) -> None:
             for detector in own.values():
                 detector.warm_up()
         specs = {name: folder.spec for name, folder in folders.items()}
-        windows = {name: folders[name].spec.window for name in detectors}
-        starts = partial(read_starts, settings)
+        watched = {name: specs[name] for name in detectors}
+        reader, max_ahead = StateReader(settings, metrics), settings.max_ahead_seconds
         return DriftAgent(
-            FeatureStage(specs, detectors, metrics, settings.max_ahead_seconds),
-            WindowStage(windows, detectors, metrics, starts, settings.instance),
+            FeatureStage(specs, detectors, metrics, max_ahead, reader.pairs_id),
+            WindowStage(watched, detectors, metrics, reader.read, settings.instance, max_ahead),
             settings.tick_seconds,
         )
 

@@ -1,15 +1,35 @@
-"""Windows of one model's pairs, as a function of the log of features alone: what is read again gives them again.
+"""The windows of one model version and one set of detectors, as a function of the log of features alone.
 
 docs/architecture.md argues why this loses and repeats nothing.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from schemas.messages import Mark, WindowStart
+from agents.drift.marks import Marks
+from schemas.messages import DriftStream, WindowStart
 from schemas.model_spec import WindowSpec
 
-ClosedBy = Literal["full", "age"]
+ClosedBy = Literal["full", "age", "superseded"]
+SUPERSEDED_SECONDS = 60.0
+"""So long after its model's features have come from other detectors a window waits for more of its own: instances that
+are replaced one after another write both kinds for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What one window holds one of: model version, and detectors by name and hash of their files.
+
+    Messages of earlier versions name neither: None, and no detectors.
+    """
+
+    version: str | None = None
+    detectors: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, start: WindowStart) -> "Identity":
+        """That of a window."""
+        return cls(start.model_version, tuple(sorted(start.detector_sha256.items())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +38,14 @@ class Entry:
 
     Attributes:
         offset: of the message.
-        pair_partition, pair_offset: of its pair in `inference.pairs`.
+        pair_topic, pair_partition, pair_offset: of its pair in `inference.pairs`; the topic's id, where it has one.
         time: of the pair, seconds since the epoch.
         content: what the window is made of; not looked at here.
     """
 
     offset: int
+    identity: Identity
+    pair_topic: str | None
     pair_partition: int
     pair_offset: int
     time: float
@@ -36,32 +58,38 @@ class Window:
 
     Attributes:
         start: from where it can be computed again.
-        following: where the window after it begins.
     """
 
     entries: list[Entry]
     closed_by: ClosedBy
     start: WindowStart
-    following: WindowStart
+
+    @property
+    def identity(self) -> Identity:
+        """What all of its pairs have in common."""
+        return Identity.of(self.start)
 
 
-class ModelWindows:
-    """The windows of one model on one partition of `monitoring.features`.
+class Stream:
+    """Windows of one identity, one after another; which pairs are new is decided before.
 
     Args:
         spec: their size, greatest age and stride.
-        start: where the first one begins; messages before it are passed over.
+        before: what an owner before left: where the window begins, and the latest tests.
+        resumed: whether that owner had begun it.
     """
 
-    def __init__(self, spec: WindowSpec, start: WindowStart) -> None:
-        self._size = spec.window_size
-        self._stride = spec.stride or spec.window_size
+    def __init__(self, spec: WindowSpec, before: DriftStream, resumed: bool) -> None:
+        self.start = start = before.start
+        self.identity = Identity.of(start)
+        self.last, self.last_at = before.last, before.last_at
+        self.known = Marks(start.marks)
+        self._resumed = resumed
+        self._size, self._stride = spec.window_size, spec.stride or spec.window_size
         self._max_age = spec.max_age_seconds
-        self._start = start
-        self._reported = start.reported
-        self._marks = {mark.partition: mark.offset for mark in start.marks}
         self._entries: list[Entry] = []
-        self._duplicates = 0
+        self._reported = start.reported if start.seen is None else 0
+        self._superseded_at: float | None = None
 
     @property
     def fill(self) -> int:
@@ -74,112 +102,91 @@ class ModelWindows:
         return self._entries[0].offset if self._entries else None
 
     @property
-    def over_age_at(self) -> float | None:
-        """When the open window is too old, seconds since the epoch; None while it has nothing to report."""
-        fresh = self._entries[self._reported :]
-        return fresh[0].time + self._max_age if fresh else None
+    def latest(self) -> int:
+        """Offset of the newest pair in the open window; -1: there is none."""
+        return self._entries[-1].offset if self._entries else -1
 
-    def take_duplicates(self) -> int:
-        """Messages passed over because their pair had been seen, since the last call."""
-        taken, self._duplicates = self._duplicates, 0
-        return taken
+    @property
+    def limit(self) -> float | None:
+        """When the open window ends by the clock, seconds since the epoch; None while there is none.
 
-    def add(self, entry: Entry) -> list[Window]:
-        """Take the next message of this model; return the windows that it closes, two at most."""
-        if entry.offset < self._start.offset:
-            return []
-        if entry.pair_offset <= self._marks.get(entry.pair_partition, -1):
-            self._duplicates += 1
-            return []
-        closed = self.tick(entry.time, entry.offset)
-        self._marks[entry.pair_partition] = entry.pair_offset
-        self._entries.append(entry)
-        if len(self._entries) == self._size:
-            closed.append(self._close("full", self._stride, entry.offset + 1))
-        return closed
+        Pairs that were reported and wait for newer ones (`stride`) are let go at the same age.
+        """
+        if not self._entries:
+            return None
+        first = self._entries[min(self._reported, len(self._entries) - 1)]
+        return min(first.time + self._max_age, self._superseded_limit)
 
-    def tick(self, time: float, following: int) -> list[Window]:
-        """Take note that it is `time`, as a message of this model says; close the open window if it is too old.
+    @property
+    def _superseded_limit(self) -> float:
+        return float("inf") if self._superseded_at is None else self._superseded_at + SUPERSEDED_SECONDS
+
+    def begin(self, offset: int, marks: Marks) -> None:
+        """The message at `offset` is the first of a window. What other streams have counted meanwhile is not new."""
+        if self._resumed:
+            self._resumed = False
+            return
+        self.start = self.start.model_copy(
+            update={"offset": offset, "seen": offset, "reported": 0, "marks": marks.before()}
+        )
+        self.known, self._reported = Marks(self.start.marks), 0
+
+    def add(self, entry: Entry, marks: Marks) -> list[Window]:
+        """Take a new pair; return the window that it closes.
 
         Args:
-            following: offset of the first message that belongs to what comes after.
+            marks: of the model, this pair included.
         """
-        limit = self.over_age_at
-        if limit is None or time < limit:
-            return []
-        return [self._close("age", len(self._entries), following)]
+        self._superseded_at = None
+        self._entries.append(entry)
+        if self.start.seen is not None and entry.offset < self.start.seen:
+            self._reported += 1
+        return [self._close("full", self._stride, entry.offset + 1, marks)] if self.fill == self._size else []
 
-    def _close(self, closed_by: ClosedBy, drop: int, following: int) -> Window:
-        entries, start = self._entries, self._start
-        self._entries = entries[drop:]
-        self._reported = len(self._entries)
-        self._start = WindowStart(
-            model=start.model,
-            sequence=start.sequence + 1,
-            partition=start.partition,
-            offset=self._entries[0].offset if self._entries else following,
-            reported=self._reported,
-            marks=self._marks_before_entries(),
+    def supersede(self, time: float) -> None:
+        """Other detectors' features of this model version have come."""
+        if self._superseded_at is None:
+            self._superseded_at = time
+
+    def expire(self, time: float, following: int, marks: Marks) -> tuple[list[Window], bool]:
+        """Take note that it is `time`.
+
+        Returns:
+            The window that ends by it, and whether anything did: what was reported before is let go without a window.
+        """
+        limit = self.limit
+        if limit is None or time < limit or following < (self.start.seen or 0):
+            return [], False  # the last: what is read again was not too old when it was read first
+        return self.end("superseded" if limit == self._superseded_limit else "age", following, marks), True
+
+    def end(self, closed_by: ClosedBy, following: int, marks: Marks) -> list[Window]:
+        """End the open window before the message at `following`."""
+        number, fresh = self.start.sequence, self.fill > self._reported
+        window = self._close(closed_by, self.fill, following, marks)
+        if fresh:
+            return [window]
+        self.start = self.start.model_copy(update={"sequence": number})
+        return []
+
+    def state(self, position: int) -> DriftStream:
+        """What a later owner needs, beside the log.
+
+        Args:
+            position: offset behind the last message that was looked at; what comes next begins there.
+        """
+        idle = {} if self.fill else {"offset": position, "seen": position, "reported": 0, "marks": ()}
+        return DriftStream(start=self.start.model_copy(update=idle), last=self.last, last_at=self.last_at)
+
+    def _close(self, closed_by: ClosedBy, drop: int, following: int, marks: Marks) -> Window:
+        closed, start, kept = self._entries, self.start, self._entries[drop:]
+        self._entries, self._reported, self._superseded_at = kept, len(kept), None
+        self.start = start.model_copy(
+            update={
+                "sequence": start.sequence + 1,
+                "offset": kept[0].offset if kept else following,
+                "seen": following,
+                "reported": len(kept),
+                "marks": marks.before(kept),
+            }
         )
-        return Window(entries, closed_by, start, self._start)
-
-    def _marks_before_entries(self) -> tuple[Mark, ...]:
-        """The marks as they have to be when the entries kept are read again.
-
-        One below the first of a partition will do: of this model, nothing lies between that and the mark there was.
-        """
-        marks = dict(self._marks)
-        for entry in reversed(self._entries):
-            marks[entry.pair_partition] = entry.pair_offset - 1
-        return tuple(Mark(partition=one, offset=offset) for one, offset in sorted(marks.items()) if offset >= 0)
-
-
-@dataclass
-class PartitionWindows:
-    """The windows of every model on one partition of `monitoring.features`.
-
-    Attributes:
-        specs: how to window each model; models that are not named are passed over.
-        starts: where each model's next window begins; at the first message for models that are not named.
-    """
-
-    partition: int
-    specs: dict[str, WindowSpec]
-    starts: dict[str, WindowStart]
-    models: dict[str, ModelWindows] = field(default_factory=dict)
-    position: int = 0
-
-    def add(self, model: str, entry: Entry) -> list[Window]:
-        """Take the next message of the partition; return the windows that it closes."""
-        self.position = entry.offset + 1
-        windows = self._windows(model)
-        return windows.add(entry) if windows else []
-
-    def tick(self, model: str, offset: int, time: float) -> list[Window]:
-        """Take a message that only says what time it is for a model; return the window that it closes."""
-        self.position = offset + 1
-        windows = self._windows(model)
-        return windows.tick(time, offset + 1) if windows else []
-
-    def skip(self, offset: int) -> None:
-        """Pass over a message that says nothing."""
-        self.position = offset + 1
-
-    def safe(self) -> int:
-        """Offset of the first message that must be read again if all here is forgotten."""
-        holds = [windows.hold for windows in self.models.values()]
-        return min([hold for hold in holds if hold is not None], default=self.position)
-
-    def over_age(self, now: float) -> list[str]:
-        """Models whose open window is too old at `now`, in seconds since the epoch."""
-        limits = [(name, windows.over_age_at) for name, windows in self.models.items()]
-        return [name for name, limit in limits if limit is not None and limit <= now]
-
-    def _windows(self, model: str) -> ModelWindows | None:
-        found = self.models.get(model)
-        if found is None and (spec := self.specs.get(model)) is not None:
-            start = self.starts.get(model) or WindowStart(
-                model=model, sequence=0, partition=self.partition, offset=0, reported=0
-            )
-            found = self.models[model] = ModelWindows(spec, start)
-        return found
+        return Window(closed, closed_by, start)

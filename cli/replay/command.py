@@ -3,28 +3,33 @@
 import asyncio
 import dataclasses
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import orjson
 from rich.console import Console
 from rich.table import Table
 
-from agents.drift.detectors import load_detectors
+from agents.drift.detectors import DriftDetector, load_detectors
 from agents.outliers.detector import OutlierDetector
 from cli.replay.differences import Audit
 from cli.replay.verdicts import audit_verdicts
 from cli.replay.windows import audit_windows
 from runtime.elasticsearch_sink import client_from_settings
 from runtime.errors import ConfigurationError
-from runtime.model_folder import load_model_folders
+from runtime.model_folder import ModelFolder, load_model_folders
 from runtime.settings import Settings, read_settings
 from schemas.headers import parse_time
 
 SHOWN = 20
 
 
-def run_replay(begin: str | None, end: str | None, as_json: bool) -> bool:
-    """Audit what happened from `begin` to `end` (RFC 3339); True if all is as recorded.
+def run_replay(begin: str | None, end: str | None, older: Sequence[Path], as_json: bool) -> bool:
+    """Audit what happened from `begin` to `end` (RFC 3339); True if all that can be computed again is as recorded.
+
+    Args:
+        older: folders of model folders as they were, for the detectors of that time.
 
     Raises:
         ConfigurationError: a time cannot be read, or a model's files are not what its checksums say.
@@ -36,7 +41,7 @@ def run_replay(begin: str | None, end: str | None, as_json: bool) -> bool:
         raise ConfigurationError(f"--from {begin} is after --to {end or 'now'}: there is nothing between")
     progress = Console(stderr=True)
     with progress.status("Computing drift windows and outlier verdicts again …"):
-        audits = replay(settings, since, until)
+        audits = replay(settings, since, until, older)
     if as_json:
         print(orjson.dumps(_document(audits), option=orjson.OPT_INDENT_2, default=str).decode())  # noqa: T201
     else:
@@ -44,11 +49,11 @@ def run_replay(begin: str | None, end: str | None, as_json: bool) -> bool:
     return not any(audit.differences for audit in audits.values())
 
 
-def replay(settings: Settings, since: float, until: float) -> dict[str, Audit]:
+def replay(settings: Settings, since: float, until: float, older: Sequence[Path] = ()) -> dict[str, Audit]:
     """The audits by what they looked at."""
     folders = load_model_folders(settings.models)
     specs = {name: folder.spec for name, folder in folders.items()}
-    drift = {name: load_detectors(folder) for name, folder in folders.items() if folder.spec.drift}
+    drift, *before = (_drift_detectors(load_model_folders(root)) for root in (settings.models, *older))
     outliers = {name: OutlierDetector(folder) for name, folder in folders.items() if folder.spec.outliers}
 
     async def verdicts() -> Audit:
@@ -59,9 +64,13 @@ def replay(settings: Settings, since: float, until: float) -> dict[str, Audit]:
             await store.close()
 
     return {
-        "drift windows": audit_windows(settings, specs, drift, since, until),
+        "drift windows": audit_windows(settings, specs, drift, since, until, before),
         "outlier verdicts": asyncio.run(verdicts()),
     }
+
+
+def _drift_detectors(folders: Mapping[str, ModelFolder]) -> dict[str, dict[str, DriftDetector]]:
+    return {name: load_detectors(folder) for name, folder in folders.items() if folder.spec.drift}
 
 
 def _moment(option: str, text: str | None, default: float) -> float:
@@ -77,6 +86,7 @@ def _document(audits: dict[str, Audit]) -> dict[str, Any]:
     return {
         name.replace(" ", "_"): {
             "compared": audit.compared,
+            "gone": audit.gone,
             "largest_difference": audit.largest,
             "differences": [dataclasses.asdict(difference) for difference in audit.differences],
             "notes": audit.notes,
@@ -89,12 +99,14 @@ def _print(audits: dict[str, Audit]) -> None:
     console = Console()
     for name, audit in audits.items():
         console.print(
-            f"{name}: {audit.compared} computed again, {len(audit.differences)} differences; "
+            f"{name}: {audit.compared} computed again, {audit.gone} not, {len(audit.differences)} differences; "
             f"largest difference of a number {audit.largest:.3g}",
             highlight=False,
         )
         for note in audit.notes[:SHOWN]:
             console.print(f"  note: {note}", highlight=False)
+        if len(audit.notes) > SHOWN:
+            console.print(f"  … and {len(audit.notes) - SHOWN} more notes; --json lists all of them")
         if audit.differences:
             table = Table("what", "field", "recorded", "computed", box=None, pad_edge=False)
             for one in audit.differences[:SHOWN]:

@@ -25,11 +25,13 @@ class Audit:
 
     Attributes:
         compared: windows or verdicts that were computed again.
+        gone: those that cannot be, because what they were computed from is no longer kept.
         largest: largest difference of a p-value or a score among them.
         notes: why something could not be compared, which is not a difference.
     """
 
     compared: int = 0
+    gone: int = 0
     largest: float = 0.0
     differences: list[Difference] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -42,6 +44,22 @@ class Audit:
         """Note a difference if there is one."""
         if recorded != computed:
             self.add(what, name, recorded, computed)
+
+    def leave_out(self, what: str, why: str) -> None:
+        """Note that something cannot be computed again, which is no difference."""
+        self.gone += 1
+        self.notes.append(f"{what}: {why}")
+
+    def compare_verdicts(self, what: str, name: str, recorded: bool, computed: bool, margin: float) -> None:
+        """Note a difference if there is one, unless it turns on rounding.
+
+        Args:
+            margin: how far the number that decides is from its threshold, in units of the tolerance.
+        """
+        if recorded != computed and margin <= 1:
+            self.notes.append(f"{what}: {name} was {recorded} and is {computed}: within the tolerance of its threshold")
+        else:
+            self.compare(what, name, recorded, computed)
 
     def compare_numbers(
         self, what: str, name: str, recorded: tuple[float, ...], computed: tuple[float, ...], tolerance: float

@@ -29,6 +29,20 @@ def offsets_at(settings: Settings, topic: str, moment: float) -> dict[int, int]:
         reader.close()
 
 
+def beginnings(settings: Settings, topic: str) -> dict[int, int]:
+    """By partition, the offset of the first message that is still kept."""
+    reader = kafka.assigned_consumer(settings)
+    try:
+        return {
+            number: reader.get_watermark_offsets(TopicPartition(topic, number), timeout=CALL_SECONDS)[0]
+            for number in _partitions(settings, topic)
+        }
+    except KafkaException as error:
+        raise TransientError(f"the brokers do not answer: {error.args[0].str()}") from error
+    finally:
+        reader.close()
+
+
 def read_from(settings: Settings, topic: str, offsets: Mapping[int, int]) -> Iterator[Any]:
     """Messages of these partitions from these offsets, to where each ends now; in order within a partition.
 

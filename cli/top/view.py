@@ -151,11 +151,15 @@ def outliers(readings: Readings, model: str) -> Iterator[Line]:
 
 def drift(readings: Readings, model: str) -> Iterator[Line]:
     """Has the world changed?"""
-    for labels, detected in sorted(readings.samples("modelwatch_drift_detected", model=model), key=str):
-        detector = labels["detector"]
-        yield detector, Text("DRIFT", style="bold red") if detected else Text("no drift", style="green")
-        values = [value for _, value in readings.samples("modelwatch_drift_p_value", model=model, detector=detector)]
-        threshold = readings.figure("modelwatch_drift_threshold", model=model, detector=detector)
+    shown = sorted(readings.samples("modelwatch_drift_detected", model=model), key=str)
+    several = len({labels["version"] for labels, _ in shown}) > 1
+    for labels, detected in shown:
+        detector, version = labels["detector"], labels["version"]
+        name = f"{detector} {version}" if several else detector
+        yield name, Text("DRIFT", style="bold red") if detected else Text("no drift", style="green")
+        own = {"model": model, "version": version, "detector": detector}
+        values = [value for _, value in readings.samples("modelwatch_drift_p_value", **own)]
+        threshold = readings.figure("modelwatch_drift_threshold", **own)
         if values and threshold is not None:
             yield "  least p-value", f"{min(values):.2g}, drift below {threshold:.2g}"
         results = readings.by_label("modelwatch_drift_windows_total", "result", model=model, detector=detector)

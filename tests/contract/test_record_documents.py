@@ -35,7 +35,7 @@ def explanation_record(content: bytes) -> Record:
 
 
 def drift_record(content: bytes) -> Record:
-    return records_of(Window([], "full", START, START), DriftReport.model_validate_json(content))[0]
+    return records_of(Window([], "full", START), DriftReport.model_validate_json(content))[0]
 
 
 def performance_record(content: bytes) -> Record:

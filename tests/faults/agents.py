@@ -14,9 +14,11 @@ from typing import Any
 import yaml
 
 from agents.drift.detectors import load_detectors
-from agents.drift.features import read_features
+from agents.drift.features import entry_of
+from agents.drift.partition import PartitionWindows
 from agents.drift.reports import report_of
-from agents.drift.windows import Entry, PartitionWindows
+from cli.replay.messages import consumed
+from runtime import kafka
 from runtime.model_folder import load_model_folder, load_model_folders, write_checksums
 from runtime.settings import PROJECT_MODELS, Settings
 from schemas.messages import DriftReport
@@ -201,20 +203,20 @@ def undisturbed(settings: Settings, models: Path) -> dict[str, DriftReport]:
     folders = load_model_folders(models)
     detectors = {name: load_detectors(folder) for name, folder in folders.items()}
     specs = {name: folder.spec.window for name, folder in folders.items()}
+    features_id = kafka.topic_ids(kafka.admin(settings), [FEATURES.name]).get(FEATURES.name)
     partitions: dict[int, PartitionWindows] = {}
     found = {}
-    for message in sorted(read(settings, FEATURES.name), key=lambda one: (one.partition(), one.offset())):
-        windows = partitions.setdefault(message.partition(), PartitionWindows(message.partition(), specs, {}))
-        if message.value() is None:
-            closed = windows.tick(message.key().decode(), message.offset(), message.timestamp()[1] / 1000)
+    log = map(consumed, read(settings, FEATURES.name))
+    for message in sorted(log, key=lambda one: (one.partition, one.offset)):
+        own = PartitionWindows(message.partition, specs, {}, features_id)
+        windows = partitions.setdefault(message.partition, own)
+        if message.value is None:
+            closed = windows.tick((message.key or b"").decode(), message.offset, message.timestamp)
         else:
-            vector = read_features(message.value())
-            position = vector.position
-            moment = position.time.timestamp()
-            entry = Entry(message.offset(), position.partition, position.offset, moment, vector)
-            closed = windows.add(vector.model, entry)
+            closed = windows.add(*entry_of(message, settings.max_ahead_seconds, time.time()))
         for window in closed:
-            report = report_of(window, detectors[window.start.model])
+            model = window.start.model
+            report = report_of(window, detectors[model], specs[model].smallest)
             found[report.window_id] = report
     return found
 

@@ -1,17 +1,21 @@
 """Fifty models share the partitions at different rates: each gets windows of its own pairs, full or by age."""
 
 import asyncio
+import copy
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from confluent_kafka import TopicPartition
 
-from agents.drift.detectors import load_detectors
+from agents.drift.detectors import DriftDetector, load_detectors
 from cli.replay.windows import audit_windows
+from runtime import kafka
 from runtime.embedded import EmbeddedServers
 from runtime.model_folder import load_model_folders
 from runtime.record_indices import setup_record_store
 from runtime.settings import Settings
+from schemas.topics import FEATURES
 from tests.faults.agents import Fleet, Store, make_models, reports, undisturbed, wait_for, without_time
 from tests.faults.pair_feed import PairFeed
 from tests.integration.workers import WorkerProcess
@@ -71,11 +75,41 @@ def test_fifty_models_get_their_own_windows_and_slow_ones_close_by_age(
 
 
 def _audit(settings: Settings, models: Path) -> None:
-    """`modelwatch replay` finds the same windows, each with its p-values; without a report, it misses one."""
+    """`modelwatch replay` finds the same windows, each with its p-values; what is gone is said, and no difference."""
     folders = load_model_folders(models)
     specs = {name: folder.spec for name, folder in folders.items()}
     detectors = {name: load_detectors(folder) for name, folder in folders.items()}
+    count = len(reports(settings))
     audit = audit_windows(settings, specs, detectors, 0.0, 4e9)
     assert audit.differences == [] and audit.notes == []
-    assert audit.compared == len(reports(settings))
+    assert (audit.compared, audit.gone) == (count, 0)
     assert audit.largest <= 1e-9
+    retrained = {name: {key: _retrained(one) for key, one in own.items()} for name, own in detectors.items()}
+    tested = sum(len(report.detectors) for report in reports(settings).values())
+    audit = audit_windows(settings, specs, retrained, 0.0, 4e9)
+    assert (audit.differences, audit.compared, audit.gone) == ([], count, tested)
+    audit = audit_windows(settings, specs, retrained, 0.0, 4e9, [detectors])
+    assert (audit.differences, audit.compared, audit.gone, audit.notes) == ([], count, 0, [])
+    _forget_half(settings)
+    audit = audit_windows(settings, specs, detectors, 0.0, 4e9)
+    assert audit.differences == [], audit.differences[:3]
+    assert audit.compared + audit.gone == count and audit.compared and audit.gone
+
+
+def _retrained(detector: DriftDetector) -> DriftDetector:
+    other = copy.copy(detector)
+    other.identity = detector.identity.model_copy(update={"sha256": "0" * 64})
+    return other
+
+
+def _forget_half(settings: Settings) -> None:
+    """As retention does: the older half of each partition of features."""
+    reader, admin = kafka.assigned_consumer(settings), kafka.admin(settings)
+    ends = {
+        number: reader.get_watermark_offsets(TopicPartition(FEATURES.name, number), timeout=30)[1]
+        for number in range(kafka.cluster_topics(settings)[FEATURES.name])
+    }
+    reader.close()
+    asked = [TopicPartition(FEATURES.name, number, end // 2) for number, end in ends.items()]
+    for future in admin.delete_records(asked).values():
+        future.result(30)

@@ -21,7 +21,9 @@ from runtime.record_indices import setup_record_store
 from runtime.settings import Settings
 from runtime.topic_check import topic_problems
 from schemas.payloads import encode_png
-from schemas.topics import FEEDBACK, REQUESTS, TOPICS
+from schemas.topics import FEATURES, FEEDBACK, PAIRS, REQUESTS, TOPICS
+from tests.faults.agents import make_models, reports
+from tests.faults.pair_feed import PairFeed
 from tests.integration.traffic import Traffic
 from tests.integration.workers import PROJECT, WorkerProcess
 from tests.servers.apache_kafka import ApacheKafka
@@ -30,6 +32,7 @@ from tests.servers.messages import send
 SECONDS = 45.0
 COUNT = 16
 IMAGE = encode_png(np.zeros((32, 32, 3), np.uint8))
+DRIFT = "agents.drift"
 Process = Callable[[str, str], WorkerProcess]
 
 
@@ -157,6 +160,34 @@ def test_deleted_topics_are_named_and_waited_for_and_what_comes_after_is_process
         own.wait_ready()
     exchange(settings, traffic, agent, "after")
     traffic.close()
+
+
+@pytest.mark.slow
+@pytest.mark.real_kafka
+@pytest.mark.timeout(240)
+def test_pairs_and_features_made_anew_are_counted_anew_although_their_offsets_come_again(
+    apache: ApacheKafka, servers: EmbeddedServers, tmp_path: Path
+) -> None:
+    settings = Settings(kafka_bootstrap_servers=apache.bootstrap, elasticsearch_url=servers.elasticsearch)
+    kafka.create_topics(settings)
+    models = make_models(tmp_path / "models", ["m"], {"window_size": 20, "max_age_seconds": 3600})
+    environment = {"ELASTICSEARCH_URL": servers.elasticsearch, "MODELWATCH_SESSION_TIMEOUT_MS": "6000"}
+    agent = WorkerProcess(apache.bootstrap, tmp_path, "drift", models=models, environment=environment, module=DRIFT)
+    admin = AdminClient(kafka.client_config(settings))
+    try:
+        for round_, lost in enumerate(([], [PAIRS.name], [PAIRS.name, FEATURES.name]), 1):
+            for future in admin.delete_topics(lost).values() if lost else ():
+                future.result(30)
+            kafka.create_topics(settings, 30)
+            agent.start().wait_ready()
+            PairFeed(settings, f"round-{round_}", 60, 500.0, {"m": 1}).start().join()
+            wait_until(lambda wanted=3 * round_: len(reports(settings)) == wanted, agent)
+            assert [agent.metric("modelwatch_drift_topics_made_anew_total", topic=one) > 0 for one in lost] == [
+                True for _ in lost
+            ]
+            assert agent.stop() == 0
+    finally:
+        agent.kill()
 
 
 def exchange(settings: Settings, traffic: Traffic, agent: WorkerProcess, prefix: str) -> None:

@@ -19,7 +19,7 @@ from agents.confusion.inputs import InputReader, partition_of
 from agents.confusion.partition import Limits, PartitionJoin
 from agents.confusion.records import truth_record
 from agents.confusion.store import MemoryStore
-from agents.drift.features import read_features
+from agents.drift.features import entry_of
 from agents.explanations.questions import options_of, pixels_of, read_question, seconds_left, spec_of
 from agents.outliers.records import document_of, index_of
 from agents.pairs import groups, read_pairs
@@ -114,10 +114,14 @@ def questions(data: bytes) -> bool:
     return True
 
 
+LATER = 1_800_000_000.0
+"""Than any moment in the seeds."""
+
+
 def features(data: bytes) -> bool:
     """A message of `monitoring.features`."""
     try:
-        read_features(data)
+        entry_of(SimpleNamespace(value=data, offset=0, timestamp=LATER), MAX_AHEAD_SECONDS, LATER)
     except Refusal as refusal:
         return _refused(refusal)
     return True

@@ -7,10 +7,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from runtime import kafka
 from runtime.embedded import EmbeddedServers
+from runtime.model_folder import write_checksums
 from runtime.record_indices import setup_record_store
 from runtime.settings import Settings
 from schemas.topics import DEAD_LETTERS, PAIRS
@@ -34,7 +36,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer
 @pytest.fixture(scope="module")
 def agent(servers: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
     folder = tmp_path_factory.mktemp("agent")
-    models = make_models(folder / "models", ["watched"], {"window_size": WINDOW, "max_age_seconds": 3})
+    models = make_models(
+        folder / "models", ["watched"], {"window_size": WINDOW, "max_age_seconds": 3, "minimum_size": 5}
+    )
     environment = {"ELASTICSEARCH_URL": servers.elasticsearch}
     process = WorkerProcess(
         servers.kafka, folder, "drift-0", models=models, environment=environment, module="agents.drift"
@@ -102,3 +106,30 @@ def test_it_leaves_in_time_and_a_restart_goes_on_where_it_was(agent: WorkerProce
     ids = [name for report in reports(settings).values() for name in report.request_ids or ()]
     assert len(ids) == len(set(ids))
     assert sum(name.startswith("more-") for name in ids) == WINDOW // 2
+
+
+def test_a_detector_retrained_while_its_window_is_open_is_gone_on_with_and_tests_its_own_features_only(
+    agent: WorkerProcess, settings: Settings
+) -> None:
+    agent.wait_ready()
+    before = reports(settings).keys()
+    PairFeed(settings, "old", WINDOW // 2, 500.0, {"watched": 1}).start().join()
+    wait_for(lambda: agent.metric("modelwatch_drift_window_fill", model="watched") > 0, 60, agent.last_words)
+    assert agent.stop(STOP_SECONDS) == 0
+    folder = agent.log.parent / "models/watched"
+    reference = folder / "drift/probabilities/reference.npz"
+    np.savez(reference, features=np.load(reference)["features"][::2])
+    write_checksums(folder)
+    agent.start().wait_ready()
+    labels = frozenset({"model": "watched", "version": "1", "detector": "probabilities"}.items())
+    gauge = ("modelwatch_drift_detected", labels)
+    wait_for(lambda: gauge in agent.metrics(), 30, lambda: "what was known before the restart is not shown")
+    PairFeed(settings, "new", WINDOW, 500.0, {"watched": 1}).start().join()
+    wait_for(lambda: len(reports(settings)) >= len(before) + 2, 60, lambda: f"{reports(settings).keys() - before}")
+    new, old = sorted((one for name, one in reports(settings).items() if name not in before), key=lambda one: -one.size)
+    assert (old.size, old.closed_by in ("age", "superseded"), old.untested) == (
+        WINDOW // 2,
+        True,
+        {"probabilities": "no_detector"},
+    )
+    assert (new.size, new.closed_by, list(new.detectors)) == (WINDOW, "full", ["probabilities"])

@@ -103,12 +103,18 @@ def _windows() -> list[Panel]:
         ),
         curves(
             "Features extracted",
-            "Pairs whose features are safe, and those that came a second time and were left out",
+            "Pairs whose features are safe; those that came a second time and were left out; those of models that are "
+            "not here; and how often counting began anew because a topic was made anew",
             "ops",
             Query(f"sum by (model) (rate(modelwatch_featured_total{BY_MODEL}[$__rate_interval]))", "{{model}}"),
             Query(
                 f"sum by (model) (rate(modelwatch_drift_duplicates_total{BY_MODEL}[$__rate_interval]))",
                 "{{model}} duplicates",
+            ),
+            Query("sum(rate(modelwatch_drift_unwindowed_total[$__rate_interval]))", "of no model here"),
+            Query(
+                "sum by (topic) (increase(modelwatch_drift_topics_made_anew_total[$__rate_interval]))",
+                "{{topic}} made anew",
             ),
         ),
         linked(
@@ -127,7 +133,7 @@ def _windows() -> list[Panel]:
         ),
         curves(
             "Why windows closed",
-            "full: they have their size. age: traffic is thin, and they are smaller",
+            "full: they have their size. age: traffic is thin, and they are smaller. superseded: by other detectors",
             "short",
             Query(
                 f"sum by (model, by) (increase(modelwatch_drift_windows_closed_total{BY_MODEL}[1h]))",

@@ -32,11 +32,24 @@ def pairs_of_samples(features: int) -> st.SearchStrategy[tuple[Features, Feature
     return st.tuples(*(arrays(np.float32, shape, elements=VALUES) for shape in rows))
 
 
+def without_rounding(reference: Features, window: Features) -> Features:
+    """The window with what differs from a repeated value of the reference by rounding only set to it, one by one."""
+    settled, scales = window.copy(), np.abs(reference).max(axis=0)
+    for feature, (column, scale) in enumerate(zip(reference.T, scales, strict=True)):
+        values, counts = np.unique(column, return_counts=True)
+        jumps = values[counts > 1] if len(column) > 1 else values
+        for row, value in enumerate(window[:, feature]):
+            gaps = np.abs(jumps - value)
+            if len(jumps) and gaps.min() <= (scale or scales.max() or 1.0) * np.finfo(np.float32).eps:
+                settled[row, feature] = jumps[gaps.argmin()]
+    return settled
+
+
 @given(st.integers(1, 3).flatmap(pairs_of_samples))
 def test_distances_and_p_values_are_scipys_ties_included(samples: tuple[Features, Features]) -> None:
     reference, window = samples
     found = KolmogorovSmirnov(reference).test(window)
-    distances, p_values = by_scipy(reference, window)
+    distances, p_values = by_scipy(reference, without_rounding(reference, window))
     assert np.array_equal(found.distances, distances)
     assert np.allclose(found.p_values, p_values, rtol=0, atol=1e-12)
 
@@ -48,6 +61,36 @@ def test_a_window_of_a_thousand_is_scipys_to_the_bit(shift: float) -> None:
     distances, p_values = by_scipy(reference.round(2), window)
     assert np.array_equal(found.distances, distances)
     assert np.allclose(found.p_values, p_values, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.0, -250.0, 1e-6])
+def test_rounding_of_a_constant_feature_is_no_drift_and_a_change_of_it_is(constant: float) -> None:
+    reference = np.full((200, 2), constant, np.float32)
+    reference[:, 1] = normal(200)[:, 0]
+    window = reference[:100].copy()
+    window[:, 0] = 1e-9 if constant == 0 else np.nextafter(np.float32(constant), np.float32(9))
+    assert KolmogorovSmirnov(reference).test(window).distances.tolist() == [0.0, pytest.approx(0, abs=0.3)]
+    window[:, 0] = constant + max(abs(constant), 1) * 1e-3
+    assert KolmogorovSmirnov(reference).test(window).distances[0] == 1
+
+
+def test_a_reference_of_nothing_but_zeros_calls_no_rounding_drift() -> None:
+    tests = KolmogorovSmirnov(np.zeros((100, 1), np.float32))
+    assert tests.test(np.full((50, 1), 1e-9, np.float32)).p_values.tolist() == [1.0]
+    assert tests.test(np.full((50, 1), 1e-3, np.float32)).distances.tolist() == [1.0]
+
+
+def test_rounding_of_a_unit_that_is_dead_most_of_the_time_is_no_drift() -> None:
+    reference = np.maximum(normal(2000), 0)
+    window = np.maximum(normal(500, seed=1), 0)
+    noisy = np.where(window == 0, np.float32(1e-8), window)
+    assert np.array_equal(KolmogorovSmirnov(reference).test(noisy).distances, by_scipy(reference, window)[0])
+
+
+def test_small_features_beside_large_ones_are_tested_at_their_own_scale() -> None:
+    reference = normal(2000, columns=2) * np.float32([1e-9, 1e6])
+    window = normal(500, seed=1, columns=2) * np.float32([1e-9, 1e6])
+    assert np.array_equal(KolmogorovSmirnov(reference).test(window).distances, by_scipy(reference, window)[0])
 
 
 def test_the_order_of_the_window_does_not_matter() -> None:
