@@ -278,6 +278,11 @@ class DriftMetrics(AgentMetrics):
             "Features that were passed over: of models that are not here or have no drift detector",
             registry=registry,
         )
+        self.unreadable = Counter(
+            "modelwatch_drift_unreadable_states",
+            "Messages of monitoring.drift-state that are none of ours, and were passed over",
+            registry=registry,
+        )
         self.made_anew = Counter(
             "modelwatch_drift_topics_made_anew",
             "Times that counting began anew because the topic that it counts was deleted and made anew",

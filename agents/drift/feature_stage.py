@@ -32,6 +32,7 @@ class FeatureStage(BatchStage):
     The second stage tells duplicates by that order, see docs/architecture.md.
 
     Args:
+        max_ahead: see `schemas.clock`.
         pairs_id: asks for the id of the topic `inference.pairs`; None where it has none.
     """
 

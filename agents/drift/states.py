@@ -15,6 +15,7 @@ from runtime.logging import get_logger
 from runtime.metrics import DriftMetrics
 from runtime.results import Outgoing
 from runtime.settings import Settings
+from schemas.base import MAX_INTEGER
 from schemas.messages import DriftState, DriftStream, Mark, WindowStart
 from schemas.topics import DRIFT_STATE, FEATURES, PAIRS
 
@@ -74,11 +75,11 @@ def state_of(value: bytes) -> DriftState:
     )
 
 
-def furthest(states: Iterable[DriftState], features_id: str | None = None) -> States:
-    """For each model the state that takes account of most of the log with this id."""
+def furthest(states: Iterable[DriftState], features_id: str | None = None, end: int = MAX_INTEGER) -> States:
+    """For each model the state that takes account of most of the log with this id, which ends there."""
 
-    def progress(state: DriftState) -> tuple[bool, int]:
-        return state.features_id == features_id, state.seen
+    def progress(state: DriftState) -> tuple[bool, bool, int]:
+        return state.features_id == features_id, state.seen <= end, state.seen
 
     found: States = {}
     for state in states:
@@ -166,7 +167,8 @@ class StateReader:
         reader = kafka.assigned_consumer(self._settings, **{"enable.partition.eof": True})
         try:
             reader.assign([TopicPartition(DRIFT_STATE.name, one, OFFSET_BEGINNING) for one in wanted])
-            found = _read_to_end(reader, set(wanted))
+            found, unreadable = _read_to_end(reader, set(wanted))
+            self._metrics.unreadable.inc(unreadable)
             logs = dict(zip(wanted, self._logs(reader, wanted), strict=True))
         except KafkaException as error:
             raise TransientError(f"the states of drift windows cannot be read: {error.args[0].str()}") from error
@@ -187,7 +189,7 @@ class StateReader:
 
     def _fitted(self, partition: int, states: list[DriftState], now: Log) -> States:
         found: States = {}
-        for model, state in furthest(states, now.features_id).items():
+        for model, state in furthest(states, now.features_id, now.end).items():
             found[model], anew = fitted(state, now)
             for topic in sorted(anew):
                 log.warning("topic_was_made_anew", topic=topic, model=model, partition=partition, end=now.end)
@@ -200,8 +202,10 @@ def _bounds(reader: Consumer, topic: str, partition: int) -> tuple[int, int]:
     return begin, end
 
 
-def _read_to_end(reader: Consumer, partitions: set[int]) -> dict[int, list[DriftState]]:
+def _read_to_end(reader: Consumer, partitions: set[int]) -> tuple[dict[int, list[DriftState]], int]:
+    """The states of each partition, and how many messages hold none."""
     found: dict[int, list[DriftState]] = defaultdict(list)
+    unreadable = 0
     deadline = time.monotonic() + CALL_SECONDS
     while time.monotonic() < deadline:
         for message in reader.consume(1000, 0.5):
@@ -212,7 +216,8 @@ def _read_to_end(reader: Consumer, partitions: set[int]) -> dict[int, list[Drift
                 try:
                     found[message.partition()].append(state_of(message.value()))
                 except ValidationError:
+                    unreadable += 1
                     log.warning("unreadable_drift_state", topic=DRIFT_STATE.name, offset=message.offset())
         if not partitions:
-            return found
+            return found, unreadable
     raise TransientError(f"{DRIFT_STATE.name} was not read to its end within {CALL_SECONDS:g} s")

@@ -49,9 +49,8 @@ class FeaturesAgain:
         models, last = {report.model for report in reports}, max(report.last.time.timestamp() for report in reports)
         latest = last + max(specs[model].window.max_age_seconds for model in models)
         for messages in batches(read_from(settings, PAIRS.name, offsets_at(settings, PAIRS.name, oldest))):
-            pairs, _ = read_pairs(
-                [one for one in messages if one.timestamp <= latest], specs, time.time(), settings.max_ahead_seconds
-            )
+            timely = [one for one in messages if one.timestamp <= latest]
+            pairs, _ = read_pairs(timely, specs, time.time(), settings.max_ahead_seconds)
             own = [pair for pair in pairs if pair.pair.request.model in models]
             for detectors in known:
                 self._extract(own, detectors, topic_id)

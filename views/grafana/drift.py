@@ -112,6 +112,7 @@ def _windows() -> list[Panel]:
                 "{{model}} duplicates",
             ),
             Query("sum(rate(modelwatch_drift_unwindowed_total[$__rate_interval]))", "of no model here"),
+            Query("sum(rate(modelwatch_drift_unreadable_states_total[$__rate_interval]))", "unreadable states"),
             Query(
                 "sum by (topic) (increase(modelwatch_drift_topics_made_anew_total[$__rate_interval]))",
                 "{{topic}} made anew",

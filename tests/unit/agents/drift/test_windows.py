@@ -278,6 +278,7 @@ def test_of_several_states_the_furthest_in_the_log_counts_whatever_was_written_l
 
     assert furthest([state(90), state(60)])["m"].seen == 90
     assert furthest([state(90, "old"), state(60, "new")], "new")["m"].seen == 60
+    assert furthest([state(90), state(60)], end=70)["m"].seen == 60
 
 
 def retrained(*detectors: str, step: float = 1.0, version: str = "1") -> list[Said]:
