@@ -48,14 +48,13 @@ class InputSpec(Specification):
         """Numbers in one item."""
         return prod(self.shape)
 
-    def pair_bytes(self, itemsize: int, outputs: int) -> int:
-        """Most bytes that a pair of one item may have as JSON.
+    def pair_bytes(self, outputs: int) -> int:
+        """Most bytes of JSON that a pair of one item of bytes may have; floats are bounded by the size of a request.
 
         Args:
-            itemsize: of a number, 1 or 4 bytes; base64 makes four characters of three bytes.
             outputs: how many the model has.
         """
-        return 4 * (self.size * itemsize + 2) // 3 + outputs * OUTPUT_BYTES + FACTS_BYTES
+        return 4 * (self.size + 2) // 3 + outputs * OUTPUT_BYTES + FACTS_BYTES
 
     @cached_property
     def byte_values(self) -> NDArray[np.float32]:
@@ -273,7 +272,7 @@ class ModelSpec(Specification):
 
     @model_validator(mode="after")
     def _pair_fits(self) -> "ModelSpec":
-        if (size := self.input.pair_bytes(1, len(self.labels))) > MAX_MESSAGE_BYTES:
+        if (size := self.input.pair_bytes(len(self.labels))) > MAX_MESSAGE_BYTES:
             raise ValueError(
                 f"input.shape {self.input.shape} is too large: a pair of it would have up to {size} bytes; a message "
                 f"may have {MAX_MESSAGE_BYTES}; let callers scale their pictures down, and the model take smaller ones"

@@ -18,7 +18,7 @@ from schemas.payloads.npy import decode_npy
 from schemas.payloads.png import decode_png
 from schemas.payloads.v2_body import binary_v2_body
 from schemas.refusal import Reason, Refusal
-from schemas.topics import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
+from schemas.topics import MAX_REQUEST_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +96,6 @@ def _decoded(
     body: Body, key: bytes | None, found: facts.FoundHeaders, sent_at: float, spec: ModelSpec
 ) -> DecodedRequest:
     images = body.images(spec.input)
-    if (size := spec.input.pair_bytes(images.itemsize, len(spec.labels))) > MAX_MESSAGE_BYTES:
-        raise Refusal(
-            Reason.OVERSIZE,
-            f"the pair of one item of {images.dtype} would have up to {size} bytes; {MAX_MESSAGE_BYTES} are taken: "
-            "send uint8",
-        )
     return DecodedRequest(
         request_ids=facts.request_ids(key, found, body.request_id, len(images)),
         images=images,
