@@ -55,6 +55,10 @@ class Job:
         return self.model, self.images.dtype
 
 
+STOP_SECONDS = 2.0
+"""What a computation in hand may take when the worker ends; one that is stuck ends with the process."""
+
+
 class Overloaded(Exception):  # noqa: N818 - an answer to the caller, not a failure of ours
     """Too many images of interactive callers are waiting."""
 
@@ -91,9 +95,17 @@ class Batcher:
         self._bulk_turn = False
         self._changed = threading.Condition()
         self._stopping = False
+        self._began: dict[int, float] = {}
         self._threads = [
-            threading.Thread(target=self._run, name=f"compute-{number}", daemon=True) for number in range(streams)
+            threading.Thread(target=self._run, args=(number,), name=f"compute-{number}", daemon=True)
+            for number in range(streams)
         ]
+
+    @property
+    def longest_computing(self) -> float:
+        """Seconds for which the oldest of the batches in hand has been computed; 0 if there is none."""
+        now = time.monotonic()
+        return max((now - began for began in [*self._began.values()]), default=0.0)
 
     def start(self) -> None:
         """Start computing."""
@@ -101,12 +113,13 @@ class Batcher:
             thread.start()
 
     def stop(self) -> None:
-        """Stop after the batches in hand; jobs still waiting are cancelled."""
+        """Stop after the batches in hand, if they end soon; jobs still waiting are cancelled."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+        until = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, until - time.monotonic()))
         for job in (*self._interactive, *self._bulk):
             if job.future.cancel():
                 job.future.set_running_or_notify_cancel()  # wakes who waits for several futures at once
@@ -130,14 +143,16 @@ class Batcher:
             self._changed.notify()
         return job.future
 
-    def _run(self) -> None:
+    def _run(self, number: int) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping or self._interactive or self._bulk)
                 if self._stopping:
                     return
                 jobs = self._take()
+            self._began[number] = time.monotonic()
             self._compute([job for job in jobs if job.future.set_running_or_notify_cancel()])
+            del self._began[number]
 
     def _take(self) -> list[Job]:
         """The oldest job of the line whose turn it is, and every waiting job that fits into its batch."""

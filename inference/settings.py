@@ -22,6 +22,8 @@ class WorkerSettings(Settings):
     """Keep the partitions over a restart (group.instance.id from MODELWATCH_INSTANCE). Needs a stable instance name."""
     session_timeout_ms: int = Field(30_000, ge=1_000)
     """A worker silent for this long loses its partitions to the others."""
+    compute_stuck_seconds: float = Field(60.0, gt=0, le=3600)
+    """A batch that computes for longer makes the worker not ready; after as long again, health says it is not alive."""
     http_max_pending: int = Field(512, ge=1)
     """Images waiting from HTTP callers; more are refused with status 503."""
     http_max_bytes: int = Field(256 << 20, ge=64 << 20)

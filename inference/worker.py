@@ -94,6 +94,7 @@ class Worker:
             Budget(self._settings.http_max_bytes),
             token.get_secret_value() if token else None,
             self._settings.http_timeout_seconds,
+            self._settings.max_ahead_seconds,
         )
         server = HttpServer(
             self._settings.host,
@@ -105,7 +106,7 @@ class Worker:
             tls,
         )
         answered = threading.Event()
-        polling = threading.Thread(target=self._poll, args=(recorder, answered), name="recorder", daemon=True)
+        polling = threading.Thread(target=self._poll, args=(recorder, batcher, answered), name="recorder", daemon=True)
         polling.start()
         closing = threading.Thread(target=self._close_when_stopping, args=(routes,), name="closing", daemon=True)
         closing.start()
@@ -203,10 +204,21 @@ class Worker:
         self._health.ready("serving", False, "the worker is about to end")
         routes.close()
 
-    def _poll(self, recorder: Recorder, answered: threading.Event) -> None:
+    def _poll(self, recorder: Recorder, batcher: Batcher, answered: threading.Event) -> None:
         """Until the last HTTP caller is answered: an answer waits for its pair's acknowledgement."""
         while not answered.is_set():
             recorder.poll(0.2)
+            report_progress(self._health, batcher, self._settings.compute_stuck_seconds)
+
+
+def report_progress(health: Health, batcher: Batcher, limit: float) -> None:
+    """Say whether batches are computed within `limit` seconds; one that is not, for as long again, ends liveness."""
+    seconds = batcher.longest_computing
+    if seconds < limit:
+        health.ready("compute", True)
+        health.beat("compute", limit)
+    else:
+        health.ready("compute", False, f"a batch has been computed for {seconds:.0f} s")
 
 
 def _handle_signals(handler: Callable[..., None]) -> None:

@@ -95,6 +95,7 @@ class Asker:
         recorder: publishes the pairs of answered requests.
         budget: bytes of bodies and images that may be in hand.
         timeout: seconds from a request's headers to its answer.
+        max_ahead: seconds after its arrival that a request may say it was sent.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Asker:
         pool: Executor,
         budget: Budget,
         timeout: float,
+        max_ahead: float,
     ) -> None:
         self._specs = specs
         self._batcher = batcher
@@ -116,6 +118,7 @@ class Asker:
         self._pool = pool
         self._budget = budget
         self._timeout = timeout
+        self._max_ahead = max_ahead
         self._in_hand: set[asyncio.Task[Asked]] = set()
         self._asked_at = -RECENT_SECONDS
         self.closing = False
@@ -186,7 +189,7 @@ class Asker:
     async def _decoded(self, request: web.Request, model: str, held: Held, received_at: float) -> DecodedRequest:
         body = await read_body(request, held)
         headers = _kafka_headers(request, model)
-        arguments = (body, None, headers, received_at, self._specs, model)
+        arguments = (body, None, headers, received_at, self._specs, model, self._max_ahead)
         loop = asyncio.get_running_loop()
         decoded = await loop.run_in_executor(self._pool, decode_request, *arguments)
         held.set(decoded.images.nbytes)

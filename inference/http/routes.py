@@ -23,6 +23,7 @@ from runtime.errors import TransientError
 from runtime.health import Health
 from runtime.metrics import WorkerMetrics
 from runtime.model_folder import ModelFolder
+from schemas.clock import MAX_AHEAD_SECONDS
 from schemas.model_spec import ModelSpec
 from schemas.pairs import PairWriter
 from schemas.payloads import DecodedRequest
@@ -57,6 +58,7 @@ class InferenceRoutes:
         budget: bytes of bodies and images that may be in hand.
         token: what callers must bring; None: nothing.
         timeout: seconds from a request's headers to its answer.
+        max_ahead: seconds after its arrival that a request may say it was sent.
     """
 
     def __init__(
@@ -71,9 +73,10 @@ class InferenceRoutes:
         budget: Budget,
         token: str | None = None,
         timeout: float = SECONDS,
+        max_ahead: float = MAX_AHEAD_SECONDS,
     ) -> None:
         self._specs = {name: folder.spec for name, folder in folders.items()}
-        self._asker = Asker(self._specs, batcher, writers, recorder, metrics, pool, budget, timeout)
+        self._asker = Asker(self._specs, batcher, writers, recorder, metrics, pool, budget, timeout, max_ahead)
         self._metrics = metrics
         self._health = health
         self._token = token

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from inference.batcher import Answer, Batcher, Job, Overloaded
 from inference.predictor import Images, Outputs
+from inference.worker import report_progress
+from runtime.health import Health
 
 SECONDS = 20.0
 MAX_BATCH = 8
@@ -355,3 +357,32 @@ def test_every_job_gets_exactly_its_own_rows(
 def per_image(job: Job) -> list[Any]:
     """The deadline of each image of a job, as an array of one or None."""
     return [None] * len(job.images) if job.deadlines is None else list(job.deadlines.reshape(-1, 1))
+
+
+def test_health_follows_the_computation_and_not_the_thread_that_reports_it(bench: Bench) -> None:
+    now, limit = 0.0, 30.0
+    health = Health("compute", clock=lambda: now)
+    report_progress(health, bench.batcher, limit)
+    assert health.readiness()[0]
+    plug = bench.hold()
+    report_progress(health, bench.batcher, limit)
+    assert health.readiness()[0], "a batch may take its time"
+    report_progress(health, bench.batcher, limit=0.0)
+    assert not health.readiness()[0]
+    assert health.liveness()[0]
+    now = limit + 1
+    report_progress(health, bench.batcher, limit=0.0)
+    assert not health.liveness()[0]
+    bench.release()
+    plug.result(SECONDS)
+    while bench.batcher.longest_computing:
+        time.sleep(0.001)
+    report_progress(health, bench.batcher, limit)
+    assert health.readiness()[0]
+    assert health.liveness()[0]
+
+
+def test_a_stop_does_not_wait_for_a_computation_that_is_stuck(bench: Bench) -> None:
+    bench.hold()
+    bench.batcher.stop()
+    assert bench.batcher.longest_computing > 0
