@@ -4,9 +4,11 @@ Source: ITU-T T.81, annex B (compressed data formats).
 """
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
@@ -31,17 +33,34 @@ _STANDALONE = frozenset((0x01, *range(0xD0, 0xDA)))
 _DROPPED = frozenset((0xFE, *range(0xE1, 0xF0))) - {0xEE}  # comments and applications' data, but for Adobe's
 
 
+_APP1, _EXIF = 0xE1, b"Exif\0\0"
+_ORIENTATION, _SHORT = 0x0112, 3
+# EXIF 2.32, section 4.6.4, tag Orientation: where row 0 and column 0 of the stored picture belong.
+_TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels.swapaxes(0, 1), 2),
+    8: lambda pixels: np.rot90(pixels),
+}
+_SIDEWAYS = (5, 6, 7, 8)
+
+
 @dataclass(slots=True)
 class _Walk:
     """What the segments before the first scan say, and the bytes of those that bear on the pixels."""
 
     kept: list[bytes]
     frame: tuple[int, int, int, int] | None = None
+    orientation: int = 1
 
 
 def decode_jpeg(data: bytes, spec: InputSpec) -> NDArray[Any]:
-    """Pixels of a JPEG file in the model's channels, as stored (no EXIF rotation): `(1, *spec.shape)` uint8.
+    """Pixels of a JPEG file in the model's channels, turned as EXIF says: `(1, *spec.shape)` uint8.
 
+    As browsers do: a phone's picture stands upright, and bytes behind the end of the picture are left out.
     Whatever libjpeg-turbo would only warn of is refused. Damage that the coding does not show decodes to something:
     JPEG has no checksums.
 
@@ -53,6 +72,9 @@ def decode_jpeg(data: bytes, spec: InputSpec) -> NDArray[Any]:
         raise _unreadable("there is no frame header before the first scan")
     precision, height, width, components = walk.frame
     layout = layout_of(spec)
+    turn = _TURNS.get(walk.orientation)
+    if walk.orientation in _SIDEWAYS:
+        width, height = height, width
     check_size(width, height, layout)
     if precision != 8:
         raise Refusal(Reason.WRONG_DTYPE, f"{precision} bits a sample; the model takes 8: convert before sending")
@@ -63,7 +85,7 @@ def decode_jpeg(data: bytes, spec: InputSpec) -> NDArray[Any]:
         pixels: NDArray[Any] = simplejpeg.decode_jpeg(b"".join(walk.kept), _COLOUR_SPACES[layout.mode], strict=True)
     except ValueError as error:
         raise Refusal(Reason.UNREADABLE_IMAGE, f"cannot be decoded: {str(error)[:200]}") from error
-    return pixels.reshape(1, *spec.shape)
+    return np.ascontiguousarray(pixels if turn is None else turn(pixels)).reshape(1, *spec.shape)
 
 
 def _unreadable(text: str) -> Refusal:
@@ -73,8 +95,10 @@ def _unreadable(text: str) -> Refusal:
 def _walk(data: bytes) -> _Walk:
     if not data.startswith(START):
         raise _unreadable(f"it starts with {data[:2]!r}")
-    if not data.endswith(END) or len(data) < len(START) + len(END):
-        raise _unreadable("it does not end with the marker FFD9 (truncated?)")
+    end = data.rfind(END)
+    if end < len(START):
+        raise _unreadable("the marker FFD9, which ends a picture, is not there (truncated?)")
+    data = data[: end + len(END)]
     walk, at, size = _Walk([START]), len(START), len(data) - len(END)
     for _ in range(MAX_SEGMENTS):
         if size - at < _SEGMENT.size:
@@ -104,8 +128,31 @@ def _take_segment(walk: _Walk, marker: int, segment: bytes) -> None:
         if walk.frame is not None or len(segment) < 4 + _FRAME.size:
             raise _unreadable("there are two frame headers, or a short one")
         walk.frame = _FRAME.unpack_from(segment, 4)
+    if marker == _APP1 and segment.startswith(_EXIF, 4):
+        walk.orientation = _orientation(segment[4:])
     if marker not in _DROPPED:
         walk.kept.append(segment)
+
+
+def _orientation(exif: bytes) -> int:
+    """Of an EXIF segment, from its first directory; 1, as stored, where it says nothing that can be read.
+
+    Not by Pillow, which warns of each damaged one anew: strangers could fill the log.
+    """
+    tiff = exif[len(_EXIF) :]
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return 1
+    try:
+        (at,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, at)
+        for number in range(min(count, MAX_SEGMENTS)):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, at + 2 + 12 * number)
+            if (tag, kind) == (_ORIENTATION, _SHORT):
+                return int(value)
+    except struct.error:  # it leads out of the segment
+        return 1
+    return 1
 
 
 def _with_scans(walk: _Walk, data: bytes, at: int) -> _Walk:

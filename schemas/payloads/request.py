@@ -51,6 +51,7 @@ class DecodedRequest:
 _BODIES: dict[str, Callable[[bytes], Body]] = {
     "image/png": lambda payload: Body(partial(decode_png, payload)),
     "image/jpeg": lambda payload: Body(partial(decode_jpeg, payload)),
+    "image/jpg": lambda payload: Body(partial(decode_jpeg, payload)),
     "application/x-npy": lambda payload: Body(partial(decode_npy, payload)),
     "application/json": json_body,
 }
