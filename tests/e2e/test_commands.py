@@ -31,7 +31,7 @@ from tests.servers.apache_kafka import ApacheKafka
 from views.rules import rules
 
 MODELWATCH = [sys.executable, "-m", "cli.main"]
-START_SECONDS = 120
+START_SECONDS = 400
 DEMO_CHECKS = {
     "1000 × clean",
     *(f"1000 × {name}" for name in ("gaussian_noise", "motion_blur", "brightness", "pixelate")),
@@ -68,7 +68,7 @@ needs_prometheus = pytest.mark.skipif(
 )
 
 
-def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, timeout: float = 400, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {**os.environ, "COLUMNS": "200", **environment}
     return subprocess.run(
         [*MODELWATCH, *arguments], capture_output=True, text=True, timeout=timeout, env=variables, check=False
@@ -78,7 +78,7 @@ def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedDemo]:
     """One run of the demo for all tests about it, watched by a real Prometheus where that is installed."""
-    watched = WatchedDemo(tmp_path_factory.mktemp("demo"), timeout=280)
+    watched = WatchedDemo(tmp_path_factory.mktemp("demo"), timeout=840)
     try:
         watched.run()
         yield watched
@@ -147,7 +147,7 @@ def test_the_demo_fails_and_names_the_check_when_a_detector_is_wrong(tmp_path: P
     (models / "model.yaml").write_text(yaml.safe_dump(spec))
     write_checksums(models)
     done = run(
-        "demo", "--images", "100", "--output", str(tmp_path / "out"), timeout=240, MODELWATCH_MODELS=str(models.parent)
+        "demo", "--images", "100", "--output", str(tmp_path / "out"), timeout=840, MODELWATCH_MODELS=str(models.parent)
     )
     assert done.returncode == 1, done.stdout + done.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -249,7 +249,7 @@ def test_two_hundred_questions_at_once_leave_the_other_agents_alone(
     before = {name: metrics_of(urls[name]) for name in urls}
     assert run("produce", "cifar10", "--count", "200", "--prefix", "storm", **server).returncode == 0
     answered = "modelwatch_explanations_total"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while True:
         seen = {name: metrics_of(urls[name]) for name in urls}
         scored = seen["outliers"]["modelwatch_scored_total"] - before["outliers"].get("modelwatch_scored_total", 0)

@@ -68,7 +68,7 @@ def agent(module: str, number: int, kafka: ApacheKafka, store: str, models: Path
 
 
 @pytest.mark.real_kafka
-@pytest.mark.timeout(900 if FULL else 420)
+@pytest.mark.timeout(900)
 def test_killed_agents_lose_and_repeat_nothing(
     own_kafka: ApacheKafka, own_settings: Settings, store: EmbeddedServers, tmp_path: Path
 ) -> None:
@@ -118,7 +118,7 @@ def with_unmappable_size(value: bytes) -> bytes:
 
 
 @pytest.mark.real_kafka
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_store_that_is_away_loses_no_record_and_costs_no_membership(
     own_kafka: ApacheKafka, own_settings: Settings, store: EmbeddedServers, tmp_path: Path
 ) -> None:

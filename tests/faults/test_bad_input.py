@@ -146,7 +146,7 @@ def place_of(letter: Message) -> Place:
     return int(ours["partition"]), int(ours["offset"])
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_bad_messages_are_dead_letters_and_good_ones_among_them_are_answered(
     bootstrap: str, worker: WorkerProcess, unique: str
 ) -> None:

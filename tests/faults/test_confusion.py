@@ -145,7 +145,7 @@ def figure(fleet: Fleet, name: str, **labels: str) -> float:
 
 
 @pytest.mark.real_kafka
-@pytest.mark.timeout(900 if FULL else 300)
+@pytest.mark.timeout(900)
 def test_counts_are_those_of_the_records_whatever_is_killed(
     own_kafka: ApacheKafka, own_settings: Settings, store: EmbeddedServers, tmp_path: Path
 ) -> None:

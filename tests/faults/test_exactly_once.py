@@ -52,7 +52,7 @@ def stop_all(workers: list[WorkerProcess]) -> None:
 
 
 @pytest.mark.parametrize("membership", MEMBERSHIPS)
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_each_request_has_one_pair_whenever_workers_are_killed(
     membership: dict[str, str],
     own_settings: Settings,
@@ -126,7 +126,7 @@ def test_partitions_that_come_and_go_in_the_middle_of_a_fetch_lose_nothing(
     assert_exactly_once(account(own_settings, stream.truths))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_work_of_a_worker_that_was_frozen_while_another_took_over_is_refused(
     own_settings: Settings, new_worker: WorkerFactory, unique: str
 ) -> None:

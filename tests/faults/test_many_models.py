@@ -28,7 +28,7 @@ WINDOW, MAX_AGE = 40, 5.0
 
 @pytest.mark.slow
 @pytest.mark.real_kafka
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_fifty_models_get_their_own_windows_and_slow_ones_close_by_age(
     own_kafka: ApacheKafka, own_settings: Settings, tmp_path: Path
 ) -> None:

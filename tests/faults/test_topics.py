@@ -135,7 +135,7 @@ def test_what_is_missing_or_unlike_comes_first() -> None:
 
 
 @pytest.mark.real_kafka
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_deleted_topics_are_named_and_waited_for_and_what_comes_after_is_processed_once(
     apache: ApacheKafka, process: Process
 ) -> None:
@@ -164,7 +164,7 @@ def test_deleted_topics_are_named_and_waited_for_and_what_comes_after_is_process
 
 @pytest.mark.slow
 @pytest.mark.real_kafka
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_pairs_and_features_made_anew_are_counted_anew_although_their_offsets_come_again(
     apache: ApacheKafka, servers: EmbeddedServers, tmp_path: Path
 ) -> None:

@@ -34,7 +34,7 @@ def bare_models(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(900)
 def test_repeated_requests_and_shuffled_feedback_leave_one_record_an_id_and_right_counts(
     own_servers: EmbeddedServers, own_settings: Settings, bare_models: Path, tmp_path: Path
 ) -> None:
