@@ -51,10 +51,10 @@ class DecodedRequest:
 _BODIES: dict[str, Callable[[bytes], Body]] = {
     "image/png": lambda payload: Body(partial(decode_png, payload)),
     "image/jpeg": lambda payload: Body(partial(decode_jpeg, payload)),
-    "image/jpg": lambda payload: Body(partial(decode_jpeg, payload)),
     "application/x-npy": lambda payload: Body(partial(decode_npy, payload)),
     "application/json": json_body,
 }
+_OTHER_SPELLINGS = {"image/jpg": "image/jpeg"}
 CONTENT_TYPES = tuple(_BODIES)
 """What the header `content-type` may say."""
 
@@ -126,7 +126,7 @@ def _body_reader(headers: facts.FoundHeaders) -> Callable[[bytes], Body]:
         return partial(binary_v2_body, header_length=headers[HEADER_LENGTH][1])
     _, content_type = headers.get(CONTENT_TYPE, ("", b""))
     media_type = content_type.partition(b";")[0].strip().lower().decode(errors="replace")
-    reader = _BODIES.get(media_type)
+    reader = _BODIES.get(_OTHER_SPELLINGS.get(media_type, media_type))
     if reader is None:
         found = f"found {brief(content_type)}" if content_type else "there is none"
         accepted = ", ".join(CONTENT_TYPES)

@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import http.client
 import json
+import logging
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from aiohttp.log import server_logger
 from prometheus_client import CollectorRegistry
 
 from runtime.health import HttpServer
@@ -287,8 +289,11 @@ def test_what_two_servers_could_read_in_two_ways_is_refused_and_the_connection_c
 
 
 def test_a_request_that_is_no_http_leaves_one_line_in_the_log_and_no_traceback(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name, value in {"disabled": False, "propagate": True}.items():  # other tests of this process set up logging
+        monkeypatch.setattr(server_logger, name, value)
+    caplog.set_level(logging.WARNING, server_logger.name)
     with serving() as served, socket.create_connection(("127.0.0.1", served.port), timeout=SECONDS) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nno header\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.0 400")

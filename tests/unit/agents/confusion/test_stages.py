@@ -383,7 +383,7 @@ def test_records_that_a_former_owner_may_have_written_over_are_written_again_onc
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(joined, "FIRST_REPUBLISH_SECONDS", -1)
-    joins = JoinStage({"m": SPEC}, ConfusionMetrics(CollectorRegistry()), Loader(tmp_path), LIMITS)
+    joins = JoinStage({"m": SPEC}, ConfusionMetrics(CollectorRegistry()), Loader(tmp_path), LIMITS, "m")
     fields = {"key": b"id", "headers": (), "partition": 0, "offset": 0, "timestamp": 1.7e9}
     answer = {"request_id": "id", "truth_index": 1, "given_at": "2023-11-14T00:00:00Z", "model": "m"}
     told = SimpleNamespace(topic="inference.feedback", value=orjson.dumps({**answer, "response": [0.9, 0.1]}), **fields)
