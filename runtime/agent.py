@@ -14,7 +14,7 @@ from elasticsearch import AsyncElasticsearch
 from runtime import kafka, tensorflow_environment
 from runtime.batches import Bounds, Pipeline, Stage
 from runtime.byte_room import ByteRoom
-from runtime.elasticsearch_sink import OnRejected, RecordSink, client_from_settings
+from runtime.elasticsearch_sink import RecordSink, client_from_settings
 from runtime.errors import FatalError, ModelwatchError, TransientError
 from runtime.faust_app import create_app, end_process, raw_topic
 from runtime.health import Health, HttpServer
@@ -60,9 +60,9 @@ class Context:
     pipelines: list[Pipeline[Any]] = field(default_factory=list)
     timers: list[asyncio.Task[None]] = field(default_factory=list)
 
-    def sink(self, on_rejected: OnRejected) -> RecordSink:
-        """A writer of records."""
-        return RecordSink(self.store, self.metrics, on_rejected)
+    def sink(self) -> RecordSink:
+        """A writer of records; what the store refuses becomes a dead letter."""
+        return RecordSink(self.store, self.metrics, self.letters.send_record)
 
     def subscribe(
         self, topics: Topic | Sequence[Topic], stage: Stage[Any], depth: int | None = None, **bounds: int

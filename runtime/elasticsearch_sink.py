@@ -51,6 +51,8 @@ class Record:
         document: the fields, or the JSON object that holds them.
         kind: label `index` of the metric: one of a few, where the index itself has a day in its name.
         mode: `update` sets these fields and leaves the document's others; `index` replaces the document.
+        source: what becomes a dead letter if the store refuses the record: the consumed message that it was made of, or
+            a `schemas.letters.Source`.
     """
 
     index: str
@@ -58,6 +60,7 @@ class Record:
     document: dict[str, Any] | bytes
     kind: str
     mode: Literal["update", "index"] = "update"
+    source: Any = None
 
 
 OnRejected = Callable[[Record, str], Awaitable[None]]

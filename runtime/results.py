@@ -11,11 +11,12 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 
 from runtime import kafka
+from runtime.elasticsearch_sink import Record
 from runtime.errors import FatalError
 from runtime.metrics import CommonMetrics
 from runtime.settings import Settings
 from schemas.letters import dead_letter
-from schemas.refusal import Refusal
+from schemas.refusal import Reason, Refusal
 from schemas.topics import DEAD_LETTERS
 
 GAPLESS = {
@@ -177,6 +178,14 @@ class DeadLetters:
         await self._results.publish([self._letter(message, refusal) for message, refusal in refused])
         for _, refusal in refused:
             self._metrics.dead_letters.labels(self._stage, refusal.reason.value).inc()
+
+    async def send_record(self, record: Record, reason: str) -> None:
+        """The store will never take this record: what it was made of goes to the dead letters; the others are written.
+
+        Raises:
+            FatalError: as `send`.
+        """
+        await self.send([(record.source, Refusal(Reason.MAPPING_REJECTED, f"{record.index}/{record.id}: {reason}"))])
 
     def _letter(self, message: Any, refusal: Refusal) -> Outgoing:
         place = (message.topic, message.partition, message.offset)

@@ -19,7 +19,26 @@ MAX_KEPT_KEY = 4096
 """Bytes of a key that is kept even where the rest of its message is too large."""
 MAX_ERROR_BYTES = 1024
 
+NOWHERE = -1
+"""Partition and offset of what is on no topic: a record that was made of many messages."""
+
 Headers = list[tuple[str, bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a letter is about, in the shape of a consumed message, where that itself is not at hand.
+
+    Attributes:
+        value: None: the letter only names the place.
+    """
+
+    key: bytes | None
+    value: bytes | None
+    topic: str
+    partition: int = NOWHERE
+    offset: int = NOWHERE
+    headers: Sequence[tuple[str, bytes | None]] = ()
 
 
 class Letter(NamedTuple):

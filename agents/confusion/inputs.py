@@ -11,22 +11,11 @@ from agents.confusion.entries import PAIRS_LANE, Entry, PairHalf, answer_of
 from agents.confusion.truth import Told, read_feedback, resolve_any, self_contained
 from agents.pairs import ReadPair, read_pairs, unwatched
 from schemas.clock import MAX_AHEAD_SECONDS, check_not_ahead
+from schemas.letters import Source
 from schemas.messages import Outcome
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
 from schemas.topics import FEEDBACK
-
-
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """What is sent to the dead letters, in the shape of a message."""
-
-    key: bytes | None
-    value: bytes
-    topic: str
-    partition: int
-    offset: int
-    headers: Sequence[Any] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,5 +141,5 @@ def partition_of(request_id: str, partitions: int) -> int:
     return int(murmur2(request_id.encode()) & 0x7FFFFFFF) % partitions
 
 
-def _letter(message: Any, value: bytes) -> Letter:
-    return Letter(message.key, value, message.topic, message.partition, message.offset, message.headers or ())
+def _letter(message: Any, value: bytes) -> Source:
+    return Source(message.key, value, message.topic, message.partition, message.offset, message.headers or ())

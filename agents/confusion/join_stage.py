@@ -6,11 +6,9 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-import orjson
-
-from agents.confusion.entries import PAIRS_LANE, Entry, PairHalf
+from agents.confusion.entries import PAIRS_LANE, Entry
 from agents.confusion.fold import encode_fold, fold_key
-from agents.confusion.inputs import InputReader, Inputs, Letter
+from agents.confusion.inputs import InputReader, Inputs
 from agents.confusion.joined import Joined, Loader, Merged, Owned, Upkeep, letter_of, log_message, orphans
 from agents.confusion.partition import LATE_WINDOW, Limits, WindowKey
 from agents.confusion.records import truth_record
@@ -25,7 +23,6 @@ from runtime.results import DeadLetters, Outgoing, Results
 from schemas.clock import elapsed
 from schemas.messages import PerformanceSums
 from schemas.model_spec import ModelSpec
-from schemas.refusal import Reason, Refusal
 from schemas.topics import FEEDBACK, JOIN_FOLDS, PAIRS, PERFORMANCE_SUMS
 
 log = get_logger(__name__)
@@ -140,8 +137,7 @@ class JoinStage(BatchStage):
         if not await self._write_log(joined):
             return  # whoever owns the partitions now reads all of it again
         await self._results.publish(joined.misplaced)
-        current = await self._in_thread(self._current, joined)
-        await self._sink.write([truth_record(name, half, self._specs) for name, half in current])
+        await self._sink.write(await self._in_thread(self._current, joined))
         self._count(joined)
 
     async def _write_log(self, joined: Joined) -> bool:
@@ -209,12 +205,6 @@ class JoinStage(BatchStage):
         await self._results.publish(upkeep.sums)
         await self._results.publish(upkeep.folds)
 
-    async def on_rejected(self, record: Record, reason: str) -> None:
-        """The store will never take this record: it goes to the dead letters. The counts are right without it."""
-        value = record.document if isinstance(record.document, bytes) else orjson.dumps(record.document)
-        refusal = Refusal(Reason.MAPPING_REJECTED, f"{record.index}/{record.id}: {reason}")
-        await self._letters.send([(Letter(record.id.encode(), value, FEEDBACK.name, 0, 0), refusal)])
-
     def upkeep(self, generation: int, partitions: Mapping[int, bool], now: float) -> Upkeep:
         """Open what was assigned, fold what is too old, and lay out what changed. Run it between batches.
 
@@ -241,13 +231,13 @@ class JoinStage(BatchStage):
 
     def _tend(self, upkeep: Upkeep, owned: Owned, partition: int, now: float) -> None:
         self._remember_position(owned)
-        upkeep.records.extend(self._fresh_records(owned))
+        upkeep.records.extend(self._fresh_records(owned, partition))
         # Before anything is folded: what comes and goes within one tick is in a report as well.
         upkeep.sums.extend(self._sums(owned, partition))
         folded = owned.left + owned.join.expire(now)
         if folded or owned.join.fold.era > owned.era:
             upkeep.records.extend(
-                truth_record(name, half, self._specs) for name, half in folded if half.told is not None
+                truth_record(partition, name, half, self._specs) for name, half in folded if half.told is not None
             )
             fold = owned.join.fold
             owned.left, owned.era = [], owned.join.fold.era
@@ -320,15 +310,16 @@ class JoinStage(BatchStage):
             if one.refused:
                 joined.outcomes[one.new.pairs[0].model, "invalid"] += len(one.refused)
 
-    def _current(self, joined: Joined) -> list[tuple[str, PairHalf]]:
+    def _current(self, joined: Joined) -> list[Record]:
         """The judged answers as they are now: of two deliveries, neither may write an older truth over a newer one."""
         found = []
         for partition, merged in joined.merged.items():
             ours = self._owned.get(partition) is merged.owned
             for name, entry in merged.entries().items():
                 held = {half.identity: half for half in (merged.owned.join.entry(name).pairs if ours else ())}
-                found += [(name, held.get(half.identity, half)) for half in entry.pairs if half.told is not None]
-        return [(name, half) for name, half in found if half.told is not None]
+                judged = [held.get(half.identity, half) for half in entry.pairs if half.told is not None]
+                found += [truth_record(partition, name, half, self._specs) for half in judged if half.told is not None]
+        return found
 
     def _remember_position(self, owned: Owned) -> None:
         """All that we have written to the log so far is in the store: a restart need not read it."""
@@ -336,13 +327,13 @@ class JoinStage(BatchStage):
             owned.join.remember(owned.claim.checked)
             owned.positioned = time.monotonic()
 
-    def _fresh_records(self, owned: Owned) -> list[Record]:
+    def _fresh_records(self, owned: Owned, partition: int) -> list[Record]:
         """See `Owned.fresh`."""
         if owned.fresh is None or time.monotonic() <= owned.republish_at:
             return []
         names, owned.fresh = sorted(owned.fresh), None
         judged = [(name, half) for name in names for half in owned.join.entry(name).pairs if half.told is not None]
-        return [truth_record(name, half, self._specs) for name, half in judged]
+        return [truth_record(partition, name, half, self._specs) for name, half in judged]
 
     def _sums(self, owned: Owned, partition: int) -> list[Outgoing]:
         if time.monotonic() > owned.republish_at:

@@ -10,13 +10,13 @@ import orjson
 
 from agents.confusion.entries import EMPTY, Entry, PairHalf, Truth
 from agents.confusion.fold import Fold
-from agents.confusion.inputs import Letter
 from agents.confusion.ownership import Claim
 from agents.confusion.partition import Applied, PartitionJoin
 from agents.confusion.recovery import Opened
 from agents.confusion.store import RocksStore
 from runtime.elasticsearch_sink import Record
 from runtime.results import Outgoing
+from schemas.letters import Source
 from schemas.messages import JoinEntry
 from schemas.refusal import Reason, Refusal
 from schemas.topics import FEEDBACK, JOINS
@@ -124,12 +124,12 @@ def log_message(partition: int, request_id: str, entry: Entry, claim: Claim) -> 
     return Outgoing(JOINS.name, request_id, value, [], partition, delivered=claim.delivered)
 
 
-def letter_of(partition: int, request_id: str, letter: str | None, offset: int) -> Letter:
+def letter_of(partition: int, request_id: str, letter: str | None, offset: int) -> Source:
     """An item of feedback, for the dead letters."""
-    return Letter(request_id.encode(), (letter or "").encode(), FEEDBACK.name, partition, offset)
+    return Source(request_id.encode(), (letter or "").encode(), FEEDBACK.name, partition, offset)
 
 
-def orphans(partition: int, request_id: str, truths: Iterable[Truth]) -> list[tuple[Letter, Refusal]]:
+def orphans(partition: int, request_id: str, truths: Iterable[Truth]) -> list[tuple[Source, Refusal]]:
     """Truths that have waited in vain, for the dead letters."""
     waited = (
         f"no pair with request id {request_id!r} came, and no record has it; answers to a request of several images "

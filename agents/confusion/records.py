@@ -4,16 +4,24 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from agents.confusion.entries import FEEDBACK_LANE, Answer, PairHalf
+import orjson
+
+from agents.confusion.entries import FEEDBACK_LANE, Answer, PairHalf, Truth
 from runtime.elasticsearch_sink import Record
 from runtime.record_indices import INFERENCES, PERFORMANCE, index_of_day
+from schemas import topics
 from schemas.identity import record_id
+from schemas.letters import Source
 from schemas.messages import PerformanceReport
 from schemas.model_spec import ModelSpec
 
 
-def truth_record(request_id: str, pair: PairHalf, specs: Mapping[str, ModelSpec]) -> Record:
-    """The field `feedback` of a judged answer's record. Offset and item are what tells an older truth from a newer."""
+def truth_record(partition: int, request_id: str, pair: PairHalf, specs: Mapping[str, ModelSpec]) -> Record:
+    """The field `feedback` of a judged answer's record. Offset and item are what tells an older truth from a newer.
+
+    Args:
+        partition: of `inference.feedback`, where the truth was read.
+    """
     told, truth = pair.told, pair.truth
     if told is None or truth is None:
         raise ValueError(f"the truth about {request_id} is not known")
@@ -30,7 +38,20 @@ def truth_record(request_id: str, pair: PairHalf, specs: Mapping[str, ModelSpec]
     if pair.lane == FEEDBACK_LANE and pair.counted is None:
         document |= {"@timestamp": moment.isoformat(), "request_id": request_id, "model": pair.model}
     name = record_id(request_id, pair.model, pair.version, pair.primary)
-    return Record(index_of_day(INFERENCES, moment), name, document, INFERENCES)
+    said = _said(request_id, pair, told, truth)
+    source = Source(request_id.encode(), said, topics.FEEDBACK.name, partition, told.offset)
+    return Record(index_of_day(INFERENCES, moment), name, document, INFERENCES, source=source)
+
+
+def _said(request_id: str, pair: PairHalf, told: Truth, truth: Answer) -> bytes | None:
+    """Feedback that says the same of this answer, for a dead letter; None where it brought its answer along."""
+    if pair.lane == FEEDBACK_LANE and pair.counted is None:
+        return None
+    form = "truth_value" if isinstance(truth, float) else "truth_index"
+    given_at = datetime.fromtimestamp(told.given_at, timezone.utc)
+    return orjson.dumps(
+        {"request_id": request_id, "model": pair.model, form: truth, "source": told.source, "given_at": given_at}
+    )
 
 
 def _judged(predicted: Answer, truth: Answer, spec: ModelSpec | None) -> dict[str, Any]:
@@ -71,4 +92,5 @@ def report_record(report: PerformanceReport) -> Record:
         "by_value": by_value,
         "confusion": cells,
     }
-    return Record(index_of_day(PERFORMANCE, moment), report.window_id, document, PERFORMANCE, "index")
+    source = Source(report.model.encode(), report.model_dump_json().encode(), topics.PERFORMANCE.name)
+    return Record(index_of_day(PERFORMANCE, moment), report.window_id, document, PERFORMANCE, "index", source)

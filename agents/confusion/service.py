@@ -41,7 +41,7 @@ class ConfusionAgent:
         """Subscribe to pairs and feedback as one stream, and to the sums; look at the clock now and then."""
         joining = context.subscribe((PAIRS, FEEDBACK), self._joins, depth=1)
         showing = context.subscribe(PERFORMANCE_SUMS, self._board, depth=1)
-        sink = context.sink(self._joins.on_rejected)
+        sink = context.sink()
 
         def assignment() -> int | None:
             return None if context.app.rebalancing else int(context.app.consumer_generation_id)

@@ -11,7 +11,9 @@ from agents.drift.features import PairFeatures
 from agents.drift.windows import Entry, Window
 from runtime.elasticsearch_sink import Record
 from runtime.record_indices import DRIFT, INFERENCES, index_of_day
+from schemas import topics
 from schemas.base import utc_now
+from schemas.letters import Source
 from schemas.messages import DriftReport, DriftTest, LogPosition, Untested
 
 MAX_IDS_BYTES = 256 << 10
@@ -101,14 +103,16 @@ def records_of(window: Window, report: DriftReport) -> list[Record]:
     document["untested"] = [
         {"name": name, "reason": reason, "sha256": hashes.get(name)} for name, reason in sorted(report.untested.items())
     ]
-    own = Record(index_of_day(DRIFT, report.last.time), report.window_id, document, DRIFT, "index")
+    source = Source(report.model.encode(), report.model_dump_json().encode(), topics.DRIFT.name)
+    own = Record(index_of_day(DRIFT, report.last.time), report.window_id, document, DRIFT, "index", source)
     return [own, *(_link(entry, report.window_id) for entry in window.entries)]
 
 
 def _link(entry: Entry, window: str) -> Record:
     content = content_of(entry)
     index = index_of_day(INFERENCES, content.answered_at)
-    return Record(index, content.record_id, {"drift": {"window_id": window}}, INFERENCES)
+    source = Source(content.request_id.encode(), None, topics.PAIRS.name, entry.pair_partition, entry.pair_offset)
+    return Record(index, content.record_id, {"drift": {"window_id": window}}, INFERENCES, source=source)
 
 
 def _position(entry: Entry) -> LogPosition:

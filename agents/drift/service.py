@@ -31,7 +31,7 @@ class DriftAgent:
     def wire(self, context: Context) -> None:
         """Subscribe to pairs and to features, and look at the clock now and then."""
         self._features.connect(context.results, context.letters)
-        self._windows.connect(context.results, context.letters, context.sink(self._windows.on_rejected))
+        self._windows.connect(context.results, context.letters, context.sink())
         context.subscribe(PAIRS, self._features)
         windows = context.subscribe(FEATURES, self._windows, depth=1)
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from faust.types import TP
 
 from agents.drift.detectors import DriftDetector
@@ -25,7 +24,7 @@ from schemas.clock import check_not_ahead
 from schemas.headers import event_headers, rfc3339
 from schemas.messages import DriftReport, DriftState
 from schemas.model_spec import ModelSpec
-from schemas.refusal import Reason, Refusal
+from schemas.refusal import Refusal
 from schemas.topics import DRIFT, FEATURES, PAIRS
 
 log = get_logger(__name__)
@@ -58,18 +57,6 @@ class Windowed:
     refused: list[tuple[Any, Refusal]]
     states: list[DriftState]
     safe: dict[TP, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _LetterSource:
-    """A record that the store refused, in the shape of a message for the dead letters."""
-
-    key: bytes
-    value: bytes
-    headers: tuple[()] = ()
-    topic: str = FEATURES.name
-    partition: int = 0
-    offset: int = 0
 
 
 class WindowStage:
@@ -165,12 +152,6 @@ class WindowStage:
         ]
         self._ticked = {model: self._ticked.get(model, 0) for _, model in late} | {model: now for _, model in due}
         return [Outgoing(FEATURES.name, model, None, [], partition, int(now * 1000)) for partition, model in due]
-
-    async def on_rejected(self, record: Record, reason: str) -> None:
-        """The store will never take this record, so it goes to the dead letters; the report is on its topic."""
-        value = record.document if isinstance(record.document, bytes) else orjson.dumps(record.document)
-        refusal = Refusal(Reason.MAPPING_REJECTED, f"{record.index}/{record.id}: {reason}")
-        await self._letters.send([(_LetterSource(record.id.encode(), value), refusal)])
 
     def _begin(self, generation: int) -> None:
         """A new assignment is read again from the committed offsets, so what is here would be counted twice."""

@@ -27,7 +27,7 @@ from schemas.headers import event_headers, rfc3339, traceparent_in
 from schemas.identity import MAX_ID_BYTES
 from schemas.messages import Explanation, ExplanationRequest, LogPosition, Outcome
 from schemas.model_spec import ModelSpec
-from schemas.refusal import Reason, Refusal
+from schemas.refusal import Refusal
 from schemas.topics import EXPLANATION_REQUESTS, EXPLANATIONS
 
 SOURCE = "/modelwatch/explanations"
@@ -80,13 +80,6 @@ class Unexplained(Exception):  # noqa: N818 - an answer to the caller
     def __init__(self, outcome: str, reason: str, model: str = UNKNOWN, found: FoundPair | None = None) -> None:
         super().__init__(reason)
         self.outcome, self.reason, self.model, self.found = outcome, reason, model, found
-
-
-@dataclass(frozen=True, slots=True)
-class ExplanationRecord(Record):
-    """A record that knows the question it answers, for the dead letters."""
-
-    message: Any = None
 
 
 class ExplainStage(BatchStage):
@@ -149,11 +142,6 @@ class ExplainStage(BatchStage):
                 raise failure
         if failures:
             raise asyncio.CancelledError
-
-    async def on_rejected(self, record: Record, reason: str) -> None:
-        """The store will never take this answer: its question goes to the dead letters."""
-        message = record.message if isinstance(record, ExplanationRecord) else None
-        await self._letters.send([(message, Refusal(Reason.MAPPING_REJECTED, f"{record.index}/{record.id}: {reason}"))])
 
     async def _serve(self, question: Question) -> None:
         if self._stopping():
@@ -286,7 +274,7 @@ class ExplainStage(BatchStage):
         asked = question.asked
         if asked is not None and found is not None and _may_replace(found, explanation):
             document = document_of(explanation, asked.asked_by)
-            record = ExplanationRecord(found.index, found.record_id, document, INFERENCES, message=question.message)
+            record = Record(found.index, found.record_id, document, INFERENCES, source=question.message)
             await self._sink.write([record])
         await self._results.publish([_outgoing(question, explanation)])
         self._count(explanation)

@@ -61,8 +61,7 @@ class ExplanationsAgent:
         """Subscribe to what is watched as one stream, and to questions as another."""
         lookup = PairLookup(self._recent, context.store, self._settings.max_ahead_seconds)
         self._watch.connect(context.results, lookup)
-        sink = context.sink(self._explain.on_rejected)
-        self._explain.connect(context.results, context.letters, sink, lookup, self._predictor())
+        self._explain.connect(context.results, context.letters, context.sink(), lookup, self._predictor())
         context.subscribe((PAIRS, FEEDBACK, OUTLIERS), self._watch)
         # A batch is acknowledged when its slowest question is answered: so they are small, and others go on meanwhile.
         # What does not fit in hand waits on its topic.

@@ -24,7 +24,7 @@ from runtime.results import DeadLetters, Outgoing, Results
 from schemas.base import utc_now
 from schemas.headers import event_headers, rfc3339
 from schemas.messages import ExplanationRequest, Outcome, OutlierVerdict
-from schemas.refusal import Reason, Refusal
+from schemas.refusal import Refusal
 from schemas.topics import DEAD_LETTERS, EXPLANATION_REQUESTS, OUTLIERS, PAIRS
 
 NAME = "outliers"
@@ -34,19 +34,12 @@ REQUEST_TYPE = "modelwatch.explanation.request.v1"
 
 
 @dataclass(frozen=True, slots=True)
-class PairRecord(Record):
-    """A record that knows the message it was made from, for the dead letters."""
-
-    message: Any = None
-
-
-@dataclass(frozen=True, slots=True)
 class Judged:
     """A batch, computed."""
 
     pairs: list[ReadPair]
     verdicts: list[OutlierVerdict | None]
-    records: list[PairRecord]
+    records: list[Record]
     refused: list[tuple[Any, Refusal]]
 
 
@@ -95,11 +88,6 @@ class OutliersStage(BatchStage):
         await self._results.publish([*(_flag(read, verdict) for read, verdict in flagged), *questions])
         self._count(judged, flagged)
 
-    async def on_rejected(self, record: Record, reason: str) -> None:
-        """The store will never take this record; its pair goes to the dead letters, and the others are written."""
-        message = record.message if isinstance(record, PairRecord) else None
-        await self._letters.send([(message, Refusal(Reason.MAPPING_REJECTED, f"{record.index}/{record.id}: {reason}"))])
-
     def _questions(self, flagged: Sequence[tuple[ReadPair, OutlierVerdict]]) -> list[Outgoing]:
         """Requests for explanations, as far as the policy allows."""
         if not self._policy.on:
@@ -141,7 +129,7 @@ class OutliersAgent:
 
     def wire(self, context: Context) -> None:
         """Subscribe to pairs."""
-        self._stage.connect(context.results, context.letters, context.sink(self._stage.on_rejected))
+        self._stage.connect(context.results, context.letters, context.sink())
         context.subscribe(PAIRS, self._stage)
 
 
@@ -164,9 +152,9 @@ def run(settings: OutliersSettings) -> None:
     AgentProcess(NAME, settings, settings.outliers_group, metrics, build).run()
 
 
-def _record(read: ReadPair, verdict: OutlierVerdict | None) -> PairRecord:
+def _record(read: ReadPair, verdict: OutlierVerdict | None) -> Record:
     document = document_of(read, verdict)
-    return PairRecord(index_of(read), record_id_of(read.pair), document, INFERENCES, message=read.message)
+    return Record(index_of(read), record_id_of(read.pair), document, INFERENCES, source=read.message)
 
 
 def _flag(read: ReadPair, verdict: OutlierVerdict) -> Outgoing:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from cli.letters.purging import purge, purgeable
 from cli.letters.reading import Found, Selection, letters, replayed
-from cli.letters.sending import CUT, GONE, INTERNAL, Replay
+from cli.letters.sending import CUT, GONE, INTERNAL, UNPLACED, Replay
 from runtime.errors import ConfigurationError
 from runtime.settings import Settings, read_settings
 
@@ -24,6 +24,7 @@ REMEDIES = {
     CUT: "the message is where it lay, if its topic still has it",
     INTERNAL: "--internal sends it all the same; services that took it before take it again",
     GONE: "its topic does not exist any more",
+    UNPLACED: "a record made of many messages was refused; its report is on its topic",
 }
 
 

@@ -14,6 +14,7 @@ from runtime.errors import ConfigurationError, TransientError
 from runtime.settings import Settings
 from schemas.acls import LETTERS_TRANSACTION
 from schemas.base import utc_now
+from schemas.letters import NOWHERE
 from schemas.messages import LetterReplay
 from schemas.topics import EXPLANATION_REQUESTS, FEEDBACK, LETTER_REPLAYS, REQUESTS
 
@@ -21,7 +22,8 @@ FROM_OUTSIDE = {REQUESTS.name, FEEDBACK.name, EXPLANATION_REQUESTS.name}
 """Topics that anyone writes. What lies on the others was taken by other services already, and would count twice."""
 TRANSACTION_LETTERS = 100
 CALL_SECONDS = 60.0
-ALREADY, CUT, INTERNAL, GONE = "sent before", "too large for its letter", "not from outside", "topic gone"
+ALREADY, CUT, INTERNAL, GONE = "sent before", "not whole in its letter", "not from outside", "topic gone"
+UNPLACED = "of no message"
 
 
 @dataclass
@@ -80,6 +82,8 @@ class Replay:
         letter = one.letter
         if letter.identity in self._done:
             return ALREADY
+        if letter.offset == NOWHERE:
+            return UNPLACED
         if not letter.is_whole:
             return CUT
         if letter.topic not in FROM_OUTSIDE and not self._internal:

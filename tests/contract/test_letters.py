@@ -15,7 +15,7 @@ from cli.main import app
 from cli.topic_reader import read_to_end
 from runtime import kafka
 from runtime.settings import Settings
-from schemas.letters import dead_letter
+from schemas.letters import Source, dead_letter
 from schemas.refusal import Reason, Refusal
 from schemas.topics import DEAD_LETTERS, FEEDBACK, PAIRS
 
@@ -118,7 +118,17 @@ def test_what_only_modelwatch_writes_is_sent_only_when_told_to(settings: Setting
 
 def test_a_letter_without_its_message_is_left(settings: Settings, run: Run, unique: str) -> None:
     write(settings, unique, None)
-    assert "1 left: too large for its letter" in run("replay", "--stage", unique)
+    assert "1 left: not whole in its letter" in run("replay", "--stage", unique)
+
+
+def test_a_record_of_many_messages_is_left_where_its_report_is(settings: Settings, run: Run, unique: str) -> None:
+    producer = kafka.producer(settings)
+    source = Source(b"m", b"{}", FEEDBACK.name)
+    place = source.topic, source.partition, source.offset
+    letter = dead_letter(source.key, source.value, None, place, unique, Refusal(Reason.MAPPING_REJECTED, "no"))
+    producer.produce(DEAD_LETTERS.name, **letter._asdict())
+    assert producer.flush(30) == 0
+    assert "1 left: of no message" in run("replay", "--stage", unique, "--internal")
 
 
 def test_a_replay_must_say_which_letters(settings: Settings) -> None:

@@ -166,7 +166,7 @@ def _join(messages: list[SimpleNamespace]) -> bool:
     applied = join.apply(inputs.parts)
     for one in applied:
         for half in one.judged():
-            orjson.dumps(truth_record(one.request_id, half, SPECS).document)
+            orjson.dumps(truth_record(0, one.request_id, half, SPECS).document)
     PartitionJoin(join._store, Fold(0), SPECS, LIMITS)  # what is stored can be read again
     join.expire(NOW + 1000)
     encode_fold(join.fold)

@@ -63,6 +63,17 @@ def partition() -> int:
     return next(PARTITION)
 
 
+OPEN: list[Results] = []
+
+
+@pytest.fixture(autouse=True)
+def close() -> Iterator[None]:
+    """A producer that is left open reports a lost broker until the tests end."""
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
 class Instance:
     """The first stage of one instance of the agent, which is handed its messages by hand."""
 
@@ -73,6 +84,7 @@ class Instance:
         self.stage = JoinStage({"m": SPEC}, metrics, self.loader, LIMITS)
         self.stage.partitions = PARTITIONS
         results = Results(self.settings, asyncio.get_running_loop())
+        OPEN.append(results)
         self.records: list[Any] = []
 
         async def in_place(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -334,3 +346,21 @@ def produce(settings: Settings, fold: Fold) -> None:
 def folds(settings: Settings, partition: int) -> list[Any]:
     found = [one for one in read(settings, JOIN_FOLDS.name) if one.partition() == partition]
     return sorted(found, key=lambda one: one.offset())
+
+
+def test_a_truth_whose_record_was_refused_is_written_when_its_letter_is_sent_again(
+    bootstrap: str, partition: int, tmp_path: Path
+) -> None:
+    async def steps() -> None:
+        instance = Instance(bootstrap, "one", tmp_path, lambda: 1)
+        await instance.take(pair(partition, 0, 0), truth(partition, 0, 1, 7))
+        [refused] = instance.records
+        source = refused.source
+        assert (source.topic, source.partition, source.offset) == (FEEDBACK.name, partition, 7)
+        assert source.key.decode() == id_on(partition, 0)
+        await instance.take(message(FEEDBACK.name, partition, 8, source.value))
+        again = instance.records[-1]
+        assert again.id == refused.id
+        assert again.document["feedback"] == {**refused.document["feedback"], "offset": 8}
+
+    run(steps())

@@ -423,6 +423,6 @@ def test_a_model_that_is_removed_or_has_fewer_classes_now_ends_nothing_and_keeps
         assert [why.reason for _, why in label.refused] == [Reason.INVALID_FIELD if specs else Reason.UNKNOWN_MODEL]
         one.apply([("id", Entry((), (Truth(2.0, 2, 0, 1, model="m"),), 0.0, 1.0))])
         [(name, folded)] = one.expire(1e6)
-        document: Any = truth_record(name, folded, specs).document
+        document: Any = truth_record(0, name, folded, specs).document
         assert document["feedback"]["truth"] == (2 if specs else 1) and "label" not in document["feedback"]
         assert one.totals["m", "1"]["labelled"] == 1

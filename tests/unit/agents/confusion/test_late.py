@@ -41,7 +41,7 @@ def record(spec: ModelSpec, outputs: list[float], joined: PairHalf | None) -> di
     """As the outliers agent and this one write it."""
     own = {"value": outputs[0]} if spec is NUMBERS else {"probabilities": outputs, "predicted": int(np.argmax(outputs))}
     response = {"model": spec.name, "model_version": "1", "answered_at": "1970-01-01T00:00:01Z", **own}
-    written: Any = {} if joined is None else truth_record("id", joined, SPECS).document
+    written: Any = {} if joined is None else truth_record(0, "id", joined, SPECS).document
     return {"response": response, **written}
 
 
@@ -95,6 +95,6 @@ def test_a_record_with_an_answer_of_another_kind_is_no_pair() -> None:
 
 def test_the_record_of_a_number_says_by_how_much_the_model_was_off() -> None:
     joined = judged(NUMBERS, [17.25], Truth(1.0, 1, 0, 20.0))
-    feedback: Any = truth_record("id", joined, SPECS).document
+    feedback: Any = truth_record(0, "id", joined, SPECS).document
     assert feedback["feedback"].items() >= {"value": 20.0, "error": -2.75}.items()
     assert feedback["feedback"].keys().isdisjoint({"truth", "label", "correct"})
