@@ -1,7 +1,6 @@
 """`modelwatch up`: run the pipeline in the foreground and say where everything is."""
 
 import os
-import signal
 import threading
 import time
 from pathlib import Path
@@ -10,14 +9,14 @@ from rich.console import Console
 
 from cli.log_output import LogPrinter
 from cli.stack import Ports, Stack, running_stack
+from runtime.signals import on_stop
 
 
 def run_up(ports: Ports, workers: int, data: Path) -> None:
     """Run until SIGINT or SIGTERM, then stop everything in order."""
     console = Console()
     stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    on_stop(stopping.set)
     console.print(
         "Starting. Models are loaded in three processes, which may take a minute. Ctrl-C stops everything.",
         soft_wrap=True,

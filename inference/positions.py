@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from inference.starts import FIRST, Recorded, start_of
 from runtime import kafka
@@ -23,8 +23,6 @@ log = get_logger(__name__)
 
 Offsets = Mapping[tuple[str, int], int]
 CALL_SECONDS = 10.0
-NO_ID = "A" * 22
-"""Sixteen bytes of zero: of brokers without ids of topics, such as the embedded one."""
 RECORD_SECONDS = 30.0
 """A partition's position is recorded so often while there is traffic, and when it is given up."""
 
@@ -85,14 +83,12 @@ class Positions:
 
     def _identity(self, seconds: float) -> tuple[str, str]:
         """Ids of the cluster and of the topic of requests; that is empty where the brokers have none."""
+        topic = kafka.topic_ids(self._admin, [REQUESTS.name], seconds).get(REQUESTS.name, "")
         try:
-            wanted = self._admin.describe_topics(TopicCollection([REQUESTS.name]), request_timeout=seconds)
-            found = wanted[REQUESTS.name].result(2 * seconds)
             cluster = self._admin.list_topics(REQUESTS.name, timeout=seconds).cluster_id
         except KafkaException as failure:
             raise TransientError(f"topic {REQUESTS.name} cannot be described: {failure.args[0].str()}") from failure
-        topic = str(found.topic_id)
-        return cluster or "", "" if topic == NO_ID else topic
+        return cluster or "", topic
 
     def _recorded(self) -> dict[int, Recorded]:
         """The last records of this group in this cluster, by partition."""

@@ -2,10 +2,7 @@
 
 import asyncio
 import gc
-import os
-import signal
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from functools import partial
 
@@ -24,6 +21,7 @@ from runtime.health import Health, HttpServer
 from runtime.logging import get_logger
 from runtime.metrics import WorkerMetrics
 from runtime.model_folder import ModelFolder, default_model, load_model_folders
+from runtime.signals import end_on_stop, on_stop
 from runtime.tls import server_context
 from schemas.pairs import PairWriter
 from schemas.payloads import decode_request
@@ -55,7 +53,7 @@ class Worker:
             folder.verify()
         self._batch_sizes = {name: folder.spec.max_batch for name, folder in self._folders.items()}
 
-    def stop(self, *_signal: object) -> None:
+    def stop(self) -> None:
         """Ask the worker to finish what is in hand and end."""
         self._stopping.set()
 
@@ -65,10 +63,10 @@ class Worker:
         Raises:
             FatalError: the process must end; it is safe to start it again unless it is a `ConfigurationError`.
         """
-        _handle_signals(_leave)
+        end_on_stop()
         tls = server_context(self._settings)
         predictors = self._load_models()
-        _handle_signals(self.stop)
+        on_stop(self.stop)
         self._check_credentials()
         batcher = Batcher(
             predictors,
@@ -221,11 +219,6 @@ def report_progress(health: Health, batcher: Batcher, limit: float) -> None:
         health.ready("compute", False, f"a batch has been computed for {seconds:.0f} s")
 
 
-def _handle_signals(handler: Callable[..., None]) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handler)
-
-
 def _drain(routes: InferenceRoutes, server: HttpServer) -> None:
     """Let the server answer what is in hand, in its own loop."""
     draining = asyncio.run_coroutine_threadsafe(routes.drain(), server.loop)
@@ -233,14 +226,6 @@ def _drain(routes: InferenceRoutes, server: HttpServer) -> None:
         draining.result(DRAIN_SECONDS + JOIN_SECONDS)
     except TimeoutError:
         log.warning("http_callers_unanswered", remedy="none from here: the server's loop is held up")
-
-
-def _leave(*_signal: object) -> None:
-    """While models are loaded nothing is in hand, and loading may take longer than a stop may.
-
-    Not by an exception: it could come up in a call-back of the framework's, where it would be ignored.
-    """
-    os._exit(0)
 
 
 def _writer(folder: ModelFolder, predictor: Predictor, primary: bool) -> PairWriter:

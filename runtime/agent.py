@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from runtime.metrics import AgentMetrics
 from runtime.record_indices import templates_are_there
 from runtime.results import DeadLetters, Results
 from runtime.settings import AgentSettings
+from runtime.signals import STOP, end_on_stop
 from runtime.tls import server_context
 from runtime.topic_check import check_topics
 from schemas.topics import Topic
@@ -147,9 +147,7 @@ class AgentProcess:
             FatalError: the process must end; it is safe to start it again unless it is a `ConfigurationError`.
         """
         tensorflow_environment.prepare()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # While models load nothing is in hand. Not by an exception: a framework's call-back could swallow it.
-            signal.signal(number, lambda *_: os._exit(0))
+        end_on_stop()
         host, port, tls = self._settings.host, self._settings.port, server_context(self._settings)
         server = HttpServer(host, port, self._metrics.registry, health=self._health, tls=tls)
         server.start()
@@ -166,7 +164,7 @@ class AgentProcess:
     async def _serve(self, agent: Agent) -> None:
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP:
             loop.add_signal_handler(number, stopping.set)
         store = client_from_settings(self._settings)
         if not await self._wait_for_servers(agent, store, stopping):

@@ -1,6 +1,5 @@
 """`modelwatch top`: watch the processes in the terminal until Ctrl-C, or print one frame."""
 
-import signal
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from cli.top.readings import Readings, Scrape
 from cli.top.scrape import Scraper
 from cli.top.view import Frame
 from runtime.errors import ConfigurationError
+from runtime.signals import on_stop
 
 HISTORY = 40
 """Readings in the small curve of answers."""
@@ -58,8 +58,7 @@ def run_top(urls: Sequence[str], data: Path, workers: int, ports: Ports, interva
     """
     console = Console()
     stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    on_stop(stopping.set)
     with Scraper(targets(urls, data, workers, ports)) as scraper:
         watch = Watch(scraper)
         answered = watch.read()
