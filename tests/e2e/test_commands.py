@@ -141,6 +141,7 @@ def test_alerts_fire_in_the_phases_of_the_demo_that_they_are_about_and_not_in_th
     assert not {"ModelwatchRecordsRejected", "ModelwatchRebalanceStorm"} & demo.firing(clean, end)
 
 
+@pytest.mark.slow
 def test_the_demo_fails_and_names_the_check_when_a_detector_is_wrong(tmp_path: Path) -> None:
     models = tmp_path / "models" / "cifar10-resnet32"
     models.mkdir(parents=True)
@@ -240,6 +241,7 @@ def test_an_answer_is_explained_by_its_id(pipeline: tuple[subprocess.Popen[str],
     assert other.returncode == 1 and "no pair of id nobody" in other.stdout
 
 
+@pytest.mark.slow
 def test_two_hundred_questions_at_once_leave_the_other_agents_alone(
     pipeline: tuple[subprocess.Popen[str], str], urls: dict[str, str]
 ) -> None:

@@ -97,7 +97,12 @@ class Sender:
         )
 
 
-@pytest.fixture(params=["embedded", pytest.param("apache", marks=pytest.mark.real_kafka)])
+@pytest.fixture(
+    params=[
+        pytest.param("embedded", marks=pytest.mark.slow),
+        pytest.param("apache", marks=pytest.mark.real_kafka),
+    ]
+)
 def bootstrap(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A broker of the test's own with our topics, of each kind."""
     if request.param == "apache":

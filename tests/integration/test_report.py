@@ -86,6 +86,7 @@ def test_the_truck_passes_under_small_masks_and_is_flagged_under_large_ones(comm
     assert all(masks[size]["is_outlier"] for size in range(12, 21, 2))
 
 
+@pytest.mark.slow
 def test_the_drift_detectors_figures_are_measured_again(subject: Subject, committed: Report) -> None:
     size = subject.folder.spec.window.window_size
     clean, _ = subject.features("", subject.images)
