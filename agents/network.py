@@ -65,6 +65,7 @@ class CompiledFunction:
 
         self._tf = tf
         self._shape = images.shape
+        self._function = function  # a graph does not keep the variables alive that it reads
         values = images.byte_values
         self._graphs = {
             "uint8": self._trace(lambda x: function(tf.gather(values, tf.cast(x, tf.int32))), tf.uint8),

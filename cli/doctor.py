@@ -12,6 +12,7 @@ from pathlib import Path
 import urllib3
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cli.settings_documents import SECTIONS
 from cli.stack import AGENTS, Ports, named_server, port_is_free
@@ -53,7 +54,8 @@ def run_doctor(load: bool = True) -> bool:
     table = Table("check", "", "found", "what to do", box=None, pad_edge=False)
     marks = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]note[/]"}
     for finding in findings:
-        table.add_row(finding.check, marks[finding.ok], finding.found, "" if finding.ok else finding.remedy)
+        remedy = "" if finding.ok else finding.remedy
+        table.add_row(Text(finding.check), marks[finding.ok], Text(finding.found), Text(remedy))
     console.print(table)
     return all(finding.ok is not False for finding in findings)
 

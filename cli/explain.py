@@ -12,6 +12,7 @@ import orjson
 import uuid_utils
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from cli.ask import ask
 from cli.sources import SUFFIXES
@@ -196,7 +197,9 @@ def _print(console: Console, answers: Sequence[Explanation], folder: Path) -> No
         held = "" if answer.anchor is None else f"{len(answer.anchor)} of {_segments(answer)}"
         figures = ("" if one is None else f"{one:.3f}" for one in (answer.precision, answer.coverage))
         evaluations, seconds = str(answer.distinct_evaluations), f"{answer.seconds:.2f}"
-        table.add_row(answer.request_id, answer.label or "", answer.outcome, *figures, held, evaluations, seconds)
+        table.add_row(
+            Text(answer.request_id), Text(answer.label or ""), answer.outcome, *figures, held, evaluations, seconds
+        )
     console.print(table)
     for answer in answers:
         if answer.reason:

@@ -13,7 +13,7 @@ from runtime import tensorflow_environment
 from runtime.errors import ConfigurationError
 from runtime.logging import get_logger
 from runtime.model_folder import ModelFolder
-from runtime.model_loader import brief_error, load_weights
+from runtime.model_loader import answers_of, brief_error, load_weights
 from schemas.model_spec import ModelSpec
 from schemas.pairs import ROUNDING
 
@@ -91,11 +91,8 @@ class KerasPredictor:
         self.device = _prepare_device(tf, settings)
         model = load_weights(folder)
         values = folder.spec.input.byte_values
-        finish = tf.nn.softmax if folder.spec.outputs == "logits" else tf.identity
-
-        def answer(x: Any) -> Any:
-            return tf.nest.map_structure(finish, model(x, training=False))
-
+        answer = answers_of(model, folder.spec)
+        self._weights = model if folder.spec.outputs == "logits" else None
         self._graphs = {
             "uint8": self._trace(lambda x: answer(tf.gather(values, tf.cast(x, tf.int32))), tf.uint8),
             "float32": self._trace(answer, tf.float32),
@@ -112,13 +109,6 @@ class KerasPredictor:
                 f"model {self._spec.name} does not take inputs of the shape {self._spec.input.shape} that model.yaml "
                 f"names: {brief_error(error)}"
             ) from error
-        outputs = self._tf.nest.flatten(concrete.structured_outputs)
-        widths = [output.shape[-1] for output in outputs]
-        if widths != [len(self._spec.labels)]:
-            raise ConfigurationError(
-                f"model {self._spec.name} answers {' and '.join(map(str, widths))} numbers but model.yaml has "
-                f"{len(self._spec.labels)} labels"
-            )
         return concrete
 
     def warm_up(self) -> None:
@@ -129,6 +119,8 @@ class KerasPredictor:
         """
         noise = np.random.default_rng(0).integers(0, 256, (self._spec.max_batch, *self._spec.input.shape), np.uint8)
         self._check_answers(self.predict([noise]))
+        if self._weights is not None:
+            self._check_logits(self._weights(self._spec.input.byte_values[noise], training=False))
         for dtype in self._graphs:
             for size in self._spec.batch_sizes:
                 self.predict([np.zeros((size, *self._spec.input.shape), dtype=dtype)])
@@ -152,6 +144,14 @@ class KerasPredictor:
             raise ConfigurationError(
                 f"model {self._spec.name} answers numbers from {least:g} to {most:g}, which are no probabilities; if "
                 "they are logits, write `outputs: logits` into its model.yaml"
+            )
+
+    def _check_logits(self, logits: Any) -> None:
+        """Of what is probabilities already, the softmax would be between 1/n and e/n for ever."""
+        found = np.asarray(self._tf.nest.flatten(logits)[0])
+        if found.min() >= 0 and np.allclose(found.sum(axis=1), 1, atol=1e-3):
+            raise ConfigurationError(
+                f"model {self._spec.name} answers probabilities already; leave `outputs: logits` out of its model.yaml"
             )
 
 

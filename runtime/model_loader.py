@@ -2,6 +2,7 @@
 SavedModel folders. Nothing is loaded that was not looked at first: a model's file brings no code along."""
 
 import os
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from runtime.errors import ConfigurationError
 from runtime.keras_files import inspect_keras_file
 from runtime.model_folder import ModelFolder
 from runtime.saved_models import check_saved_model
+from schemas.model_spec import ModelSpec
 
 
 def load_weights(folder: ModelFolder) -> Any:
@@ -31,6 +33,25 @@ def load_weights(folder: ModelFolder) -> Any:
         return package.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # what the framework raises for a wrong file is of any kind
         raise ConfigurationError(f"{path} is not a Keras model that can be loaded: {brief_error(error)}") from error
+
+
+def answers_of(model: Any, spec: ModelSpec) -> Callable[[Any], Any]:
+    """What is answered of float32 tensors (n, *shape): probabilities (n, labels), also where the weights answer logits;
+    of a regression model, its number (n, 1). To be traced into a graph, which raises a `ConfigurationError` where the
+    weights answer something else than `model.yaml` names."""
+    import tensorflow as tf
+
+    def answer(x: Any) -> Any:
+        outputs = tf.nest.flatten(model(x, training=False))
+        widths = [output.shape[-1] for output in outputs]
+        if widths != [len(spec.labels)]:
+            raise ConfigurationError(
+                f"model {spec.name} answers {' and '.join(map(str, widths))} numbers but model.yaml has "
+                f"{len(spec.labels)} labels"
+            )
+        return tf.nn.softmax(outputs[0]) if spec.outputs == "logits" else outputs[0]
+
+    return answer
 
 
 def brief_error(error: Exception) -> str:
@@ -64,6 +85,10 @@ class _SavedModel:
                 "floating point (n, ...)"
             )
         self._name, self._spec = next(iter(inputs.items()))
+
+    def count_params(self) -> int:
+        """Numbers in its variables."""
+        return sum(variable.shape.num_elements() for variable in self._model.variables)
 
     def __call__(self, x: Any, training: bool = False) -> Any:
         answers = self._function(**{self._name: self._tf.cast(x, self._spec.dtype)})

@@ -32,8 +32,9 @@ def read_spec(file: Path) -> ModelSpec:
         raise ConfigurationError(f"{file} is not a valid model specification: {_one_line(error)}") from None
 
 
-class _ShallowLoader(yaml.SafeLoader):
-    """PyYAML takes seconds for a thousand levels, which no specification has."""
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML takes seconds for a thousand levels, which no specification has; and of a field that stands there twice,
+    it keeps the last one in silence."""
 
     _depth = 0
 
@@ -45,10 +46,19 @@ class _ShallowLoader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for name, _ in node.value:
+            line = name.start_mark.line + 1
+            if isinstance(name, yaml.ScalarNode) and name.value in lines:
+                raise yaml.YAMLError(f"{name.value} is there twice, in lines {lines[name.value]} and {line}")
+            lines[str(name.value)] = line
+        return super().construct_mapping(node, deep)
+
 
 def _read_yaml(file: Path) -> Any:
     try:
-        return yaml.load(file.read_bytes(), _ShallowLoader)  # noqa: S506 - it is a SafeLoader
+        return yaml.load(file.read_bytes(), _StrictLoader)  # noqa: S506 - it is a SafeLoader
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, *YAML_SLIPS) as error:
@@ -58,17 +68,23 @@ def _read_yaml(file: Path) -> Any:
 
 def _one_line(error: ValidationError) -> str:
     problems = []
-    for problem in error.errors(include_url=False)[:MAX_PROBLEMS]:
+    wrong = error.errors(include_url=False)
+    places = [problem["loc"] for problem in wrong]
+    # A list whose items are wrong is told to be too short as well.
+    told = [one for one in wrong if one["type"] != "too_short" or not any(one["loc"] == at[:-1] for at in places if at)]
+    for problem in told[:MAX_PROBLEMS]:
         field = ".".join(str(part) for part in problem["loc"]) or "the whole file"
-        found = "" if problem["type"] == "missing" else f" (found {brief(problem['input'])})"
+        found = "" if problem["type"] == "missing" or not problem["loc"] else f" (found {brief(problem['input'])})"
         said = problem["msg"]
+        if problem["type"] == "string_type":
+            said = f"{said}; write it in quotes"
         if problem["type"] == "extra_forbidden":
             said, found = (
                 f"there is no such field{nearest(str(problem['loc'][-1]), _fields_beside(problem['loc']))}",
                 "",
             )
         problems.append(f"{field}: {said}{found}")
-    more = error.error_count() - len(problems)
+    more = len(told) - len(problems)
     return "; ".join(problems) + (f"; and {more} more" if more else "")
 
 

@@ -43,6 +43,17 @@ class InputSpec(Specification):
     scale: float = Field(255.0, gt=0, description="uint8 values are divided by this, …")
     offset: float = Field(0.0, description="… and then this is added")
 
+    @model_validator(mode="after")
+    def _bytes_stay_apart(self) -> "InputSpec":
+        with np.errstate(all="ignore"):
+            values = _byte_values(self.scale, self.offset)
+        if not np.isfinite(values).all() or (np.diff(values) <= 0).any():
+            raise ValueError(
+                f"scale {self.scale:g} and offset {self.offset:g} leave no 256 different numbers of the 256 bytes in "
+                "float32; common are 255, 127.5 with offset -1, and 1"
+            )
+        return self
+
     @property
     def size(self) -> int:
         """Numbers in one item."""
@@ -63,7 +74,11 @@ class InputSpec(Specification):
         Everybody takes them from here instead of dividing: a graph may multiply by the reciprocal instead, and then a
         byte and the equal float would not be the same to the last bit.
         """
-        return np.arange(256, dtype=np.float32) / np.float32(self.scale) + np.float32(self.offset)
+        return _byte_values(self.scale, self.offset)
+
+
+def _byte_values(scale: float, offset: float) -> NDArray[np.float32]:
+    return np.arange(256, dtype=np.float32) / np.float32(scale) + np.float32(offset)
 
 
 class WeightsSpec(Specification):
@@ -223,7 +238,7 @@ class ModelSpec(Specification):
     description: str = ""
     task: Task = "classification"
     input: InputSpec
-    labels: tuple[Annotated[str, Field(max_length=256)], ...] = Field(
+    labels: tuple[Annotated[str, Field(max_length=256, pattern=r"\S")], ...] = Field(
         min_length=1,
         description="One an output: the classes, at most 5,000; or, for regression, the number's name and unit",
     )

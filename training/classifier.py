@@ -9,27 +9,26 @@ from numpy.typing import NDArray
 from agents.network import CompiledFunction, Images
 from runtime.errors import ConfigurationError
 from runtime.model_folder import ModelFolder
-from training.reference_model import load_keras
+from runtime.model_loader import answers_of, load_weights
 
 
 class Classifier:
-    """Answers of the weights that a folder's `model.yaml` names, checked against their checksum first.
+    """Answers of the weights that a folder's `model.yaml` names, loaded and computed as the inference worker does.
 
     Raises:
-        ConfigurationError: the folder has no Keras weights, or they are not those of its checksums.
+        ConfigurationError: the folder has no weights, or they are not those of its checksums, or cannot be loaded.
     """
 
     def __init__(self, folder: ModelFolder) -> None:
         if not folder.spec.weights.file:
             raise ConfigurationError(f"{folder.path} has no weights: its classifier answers without computing")
         folder.verify()
-        model: Any = load_keras(folder.file(folder.spec.weights.file))
+        model: Any = load_weights(folder)
         self.parameters: int = model.count_params()
-        spec = folder.spec.input
-        self._compiled = CompiledFunction(lambda x: model(x, training=False), spec)
+        self._compiled = CompiledFunction(answers_of(model, folder.spec), folder.spec.input)
 
     def predict(self, images: Images) -> NDArray[np.float32]:
-        """Probabilities (n, classes) for images (n, *shape), uint8 or float32 in 0..1."""
+        """Probabilities (n, classes) for images (n, *shape), uint8, or float32 as the model takes them."""
         return self._compiled(images)
 
 

@@ -86,16 +86,6 @@ def install_classifier(model: Any, path: Path) -> None:
         update_spec(path, calibration=None, drift=dict(drift))
 
 
-def load_keras(file: Path) -> Any:
-    """The model in a `.keras` file, loaded as the inference worker does: not compiled, and running no code of the file.
-
-    Needs neither alibi-detect nor a registered class.
-    """
-    import tf_keras
-
-    return tf_keras.models.load_model(file, compile=False, safe_mode=True)
-
-
 def save_reproducibly(model: Any, file: Path) -> None:
     """Save in Keras' v3 format without the time of saving, so that equal weights make equal files."""
     with TemporaryDirectory(dir=file.parent, prefix=".saving-") as temporary:

@@ -4,7 +4,7 @@ from agents.explanations.explainer import Predict
 from agents.network import CompiledFunction
 from runtime.errors import ConfigurationError
 from runtime.model_folder import ModelFolder
-from runtime.model_loader import load_weights
+from runtime.model_loader import answers_of, load_weights
 
 
 def load_private_model(folder: ModelFolder) -> Predict:
@@ -15,9 +15,5 @@ def load_private_model(folder: ModelFolder) -> Predict:
     """
     if folder.spec.weights.framework == "null":
         raise ConfigurationError(f"{folder.spec.name} has no weights that could be loaded into the agent")
-    import tensorflow as tf
-
     folder.verify()
-    model = load_weights(folder)
-    finish = tf.nn.softmax if folder.spec.outputs == "logits" else tf.identity
-    return CompiledFunction(lambda x: finish(model(x, training=False)), folder.spec.input)
+    return CompiledFunction(answers_of(load_weights(folder), folder.spec), folder.spec.input)

@@ -7,6 +7,7 @@ from pathlib import Path
 import orjson
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cli.demo.feedback import environment
 from cli.demo.story import Story, labels_of
@@ -78,7 +79,7 @@ def _print(verdict: Verdict, console: Console) -> None:
     table = Table("check", "expected", "observed", "ok", box=None, pad_edge=False)
     for check in verdict.checks:
         ok = "[green]yes[/]" if check["ok"] else "[red]NO[/]"
-        table.add_row(check["name"], str(check["expected"]), str(check["observed"]), ok)
+        table.add_row(Text(check["name"]), Text(str(check["expected"])), Text(str(check["observed"])), ok)
     console.print(table)
     if verdict.failed:
         console.print(

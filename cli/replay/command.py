@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from agents.drift.detectors import DriftDetector, load_detectors
 from agents.outliers.detector import OutlierDetector
@@ -102,15 +103,16 @@ def _print(audits: dict[str, Audit]) -> None:
             f"{name}: {audit.compared} computed again, {audit.gone} not, {len(audit.differences)} differences; "
             f"largest difference of a number {audit.largest:.3g}",
             highlight=False,
+            markup=False,
         )
         for note in audit.notes[:SHOWN]:
-            console.print(f"  note: {note}", highlight=False)
+            console.print(f"  note: {note}", highlight=False, markup=False)
         if len(audit.notes) > SHOWN:
             console.print(f"  … and {len(audit.notes) - SHOWN} more notes; --json lists all of them")
         if audit.differences:
             table = Table("what", "field", "recorded", "computed", box=None, pad_edge=False)
             for one in audit.differences[:SHOWN]:
-                table.add_row(one.what, one.field, str(one.recorded)[:60], str(one.computed)[:60])
+                table.add_row(*map(Text, (one.what, one.field, str(one.recorded)[:60], str(one.computed)[:60])))
             console.print(table)
             if len(audit.differences) > SHOWN:
                 console.print(f"… and {len(audit.differences) - SHOWN} more; --json lists all of them")

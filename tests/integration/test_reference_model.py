@@ -15,11 +15,12 @@ from agents.confusion.figures import figures
 from agents.confusion.sums import Sums, add, contribution
 from runtime.errors import ConfigurationError
 from runtime.model_folder import ModelFolder, load_model_folder, load_model_folders
+from runtime.model_loader import load_weights
 from training.classifier import Classifier
 from training.corruptions import corrupt
 from training.datasets import LABELS, TRUCK_INDEX, Cifar10, load_cifar10
 from training.model_card import CARD_FILE, read_front_matter
-from training.reference_model import WEIGHTS_FILE, load_keras, model_from_arrays
+from training.reference_model import WEIGHTS_FILE, model_from_arrays
 from training.report.classifier_figures import FIRST
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -45,8 +46,7 @@ def data() -> Cifar10:
 
 @pytest.fixture(scope="module")
 def model(folder: ModelFolder) -> Any:
-    assert folder.spec.weights.file
-    return load_keras(folder.file(folder.spec.weights.file))
+    return load_weights(folder)
 
 
 @pytest.fixture(scope="module")

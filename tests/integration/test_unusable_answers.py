@@ -18,6 +18,7 @@ from runtime.settings import Settings
 from schemas.payloads.encode import encode_npy
 from tests.integration.traffic import Traffic
 from tests.integration.workers import WorkerProcess
+from training.classifier import Classifier
 
 SHAPE = (4, 4, 3)
 
@@ -86,6 +87,14 @@ def test_logits_are_refused_when_the_model_is_loaded_unless_the_spec_says_so(tmp
     told.warm_up()
     answers = told.predict([np.full((2, *SHAPE), 9, np.uint8)])
     assert np.allclose(answers.sum(axis=1), 1, atol=1e-6)
+    measured = Classifier(load_model_folder(tmp_path / "told")).predict(np.full((2, *SHAPE), 9, np.uint8))
+    assert np.allclose(measured, answers, atol=1e-6), "references and thresholds are of what the worker answers"
+
+
+def test_probabilities_that_the_spec_calls_logits_are_refused_when_the_model_is_loaded(tmp_path: Path) -> None:
+    folder = load_model_folder(save(tmp_path / "twice", False, "softmax", outputs="logits"))
+    with pytest.raises(ConfigurationError, match="probabilities already; leave `outputs: logits` out"):
+        load_predictor(folder, WorkerSettings()).warm_up()
 
 
 def test_a_model_that_answers_nothing_finite_is_refused_when_it_is_loaded(tmp_path: Path) -> None:

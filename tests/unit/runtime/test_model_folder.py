@@ -176,7 +176,11 @@ def test_no_model_is_refused_naming_the_folder_and_the_setting(tmp_path: Path, r
     [
         ({"labels": []}, ["labels", "at least 1 item"]),
         ({"labels": ["a", "a"]}, ["labels must be distinct"]),
-        ({"version": 1}, ["version", "valid string", "found 1"]),
+        ({"labels": ["a", " "]}, ["labels.1", "found ' '"]),
+        ({"labels": [True, 3]}, ["labels.0", "write it in quotes (found True)", "labels.1"]),
+        ({"version": 1}, ["version", "valid string", "in quotes", "found 1"]),
+        ({"input": {"kind": "image", "shape": [2, 2, 1], "scale": 1e-300}}, ["input", "scale 1e-300", "127.5"]),
+        ({"input": {"kind": "image", "shape": [2, 2, 1], "offset": 1e9}}, ["input", "offset 1e+09"]),
         ({"task": "regression"}, ["task regression has one label", "even, odd"]),
         (
             {
@@ -204,6 +208,7 @@ def test_each_wrong_field_is_named_in_one_line(tmp_path: Path, changes: dict[str
         (b"\xff\xfe\x00", "not valid YAML"),
         (b"", "the whole file"),
         (b"- 1", "the whole file"),
+        (b"name: a\nwindow:\n  stride: 1\n  stride: 2\n", "stride is there twice, in lines 3 and 4"),
     ],
 )
 def test_a_file_that_is_no_specification_is_refused(tmp_path: Path, content: bytes, word: str) -> None:
