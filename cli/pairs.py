@@ -10,6 +10,7 @@ from rich.console import Console
 from runtime.errors import TransientError
 from runtime.kafka import assigned_consumer, cluster_topics
 from runtime.settings import Settings, read_settings
+from schemas.clock import elapsed
 from schemas.messages import InferencePair
 from schemas.pairs import read_pair
 from schemas.refusal import Refusal
@@ -75,7 +76,7 @@ def print_pair(console: Console, pair: InferencePair, as_json: bool) -> None:
     value = None if response.value is None else f"{response.value:.6g}"
     answer = response.label or value or response.outcome.value
     confidence = "" if response.confidence is None else f"{response.confidence:7.2%}"
-    latency = (response.answered_at - pair.request.sent_at).total_seconds()
+    latency = elapsed(pair.request.sent_at.timestamp(), response.answered_at.timestamp())
     console.print(
         f"{response.answered_at:%H:%M:%S.%f}"[:-3]
         + f"  {pair.request.request_id:<32} {response.model}:{response.model_version}  {answer:<12} {confidence:>8}"

@@ -55,7 +55,7 @@ class _Refusing(asyncio.Protocol):
 def one_line(record: logging.LogRecord) -> bool:
     """A filter of aiohttp's log: what a stranger sends that is no HTTP is worth a line, and no traceback of ours."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError):
+    if isinstance(error, (HttpProcessingError, web.RequestPayloadError)):
         record.levelno = min(record.levelno, logging.WARNING)
         record.levelname = logging.getLevelName(record.levelno)
         record.msg, record.args = "refused what is no HTTP: %s", (" ".join(str(error).split())[:200],)

@@ -126,7 +126,7 @@ def resolve_any(told: "Told", candidates: Sequence[ModelSpec]) -> None:
     """Refuse what can be the truth of no model; the others are checked against their pair's.
 
     Raises:
-        Refusal: why it is not the first one's.
+        Refusal: of the first one's reason; with a few more models, in their words.
     """
     refusals: list[Refusal] = []
     for spec in candidates:
@@ -135,7 +135,12 @@ def resolve_any(told: "Told", candidates: Sequence[ModelSpec]) -> None:
             return
         except Refusal as refused:
             refusals.append(refused)
-    raise refusals[0] if refusals else Refusal(Reason.UNKNOWN_MODEL, "no model is loaded")
+    if not refusals:
+        raise Refusal(Reason.UNKNOWN_MODEL, "no model is loaded")
+    if len(refusals) == 1:
+        raise refusals[0]
+    details = "; ".join(one.detail[:200] for one in refusals[:3]) + ("; …" if len(refusals) > 3 else "")
+    raise Refusal(refusals[0].reason, f"it can be the truth of none of the {len(refusals)} models here: {details}")
 
 
 def self_contained(told: Told, spec: ModelSpec, arrived: float, primary: bool) -> Entry:

@@ -1,7 +1,7 @@
 """`modelwatch letters {list,show,replay,purge}`."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,6 @@ import orjson
 import pybase64
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
-from rich.text import Text
 
 from cli.letters.purging import purge, purgeable
 from cli.letters.reading import Found, Selection, letters, replayed
@@ -48,11 +46,18 @@ def list_letters(selection: Selection, as_json: bool) -> None:
     if as_json:
         _print_json(rows)
         return
-    columns = ("stage", "reason", "topic", "letters", "sent again", "first", "last", "latest", "its error")
-    table = Table(*columns, box=None)
-    for row in rows:
-        table.add_row(*(Text(_printable(str(value)[:200])) for value in row.values()))
-    Console().print(table if rows else "No dead letters.")
+    lines = [line for row in rows for line in _lines_of(row)] or ["No dead letters."]
+    Console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _lines_of(row: Mapping[str, Any]) -> list[str]:
+    """Whole words, however narrow the terminal: `--reason` and its like are given by them."""
+    name = f"{row['stage']}  {row['reason']}  {row['topic']}: {row['letters']} letters, {row['sent_again']} sent again"
+    return [
+        _printable(name),
+        f"    {row['first']} to {row['last']}",
+        f"    {row['place']}: {_printable(str(row['error'])[:200])}",
+    ]
 
 
 def show_letters(selection: Selection, limit: int, output: Path | None, as_json: bool) -> None:

@@ -64,6 +64,9 @@ def test_letters_are_counted_by_stage_reason_and_topic(settings: Settings, run: 
     assert {row["topic"]: row["letters"] for row in rows} == {FEEDBACK.name: 2, PAIRS.name: 1}
     assert {row["error"] for row in rows} == {"not JSON: [red]"}
     assert "not JSON: [red]" in run("show", "--stage", unique)
+    text = run("list", "--stage", unique)
+    assert f"{unique}  invalid_json  {FEEDBACK.name}: 2 letters, 0 sent again" in text.splitlines()
+    assert "not JSON: [red]" in text
 
 
 def test_a_letter_is_shown_with_place_headers_and_bytes(

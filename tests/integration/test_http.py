@@ -178,6 +178,18 @@ def test_what_cannot_be_answered_is_refused_with_a_status_and_the_reason(
     assert_error(ask(worker, V2, good, "image/png", {"deadline": b"\xff\xfe"}), 400)
 
 
+@pytest.mark.parametrize(("encoding", "status"), [("br", 415), ("gzip", 400), ("deflate", 400)])
+def test_a_body_that_is_not_in_its_encoding_is_a_callers_mistake_and_no_traceback_of_ours(
+    worker: WorkerProcess, encoding: str, status: int
+) -> None:
+    written = len(worker.log.read_bytes())
+    body = b"no such encoding " * 20_000
+    assert_error(ask(worker, V2, body, headers={"content-encoding": encoding}), status, encoding)
+    assert ask(worker, "/v2/health/ready").status == 200
+    said = worker.log.read_bytes()[written:].decode()
+    assert "Traceback" not in said and "Unhandled" not in said, said
+
+
 def test_a_late_request_is_recorded_as_expired(
     worker: WorkerProcess, traffic: Traffic, truck: NDArray[np.uint8], unique: str
 ) -> None:
