@@ -69,7 +69,7 @@ def run_explain(options: ExplainOptions, as_json: bool) -> bool:
         shown = [_summary(answer, options.output) for answer in answers]
         print(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())  # noqa: T201
     else:
-        _print(console, answers, options.output)
+        print_answers(console, answers, options.output)
     return all(answer.outcome in EXPLAINED for answer in answers)
 
 
@@ -191,7 +191,7 @@ def _segments(answer: Explanation) -> int | None:
     return max(answer.segments.data) + 1 if answer.segments is not None else None
 
 
-def _print(console: Console, answers: Sequence[Explanation], folder: Path) -> None:
+def print_answers(console: Console, answers: Sequence[Explanation], folder: Path) -> None:
     table = Table(Column("id", overflow="fold"), *(Column(name, no_wrap=True) for name in COLUMNS), box=None)
     for answer in answers:
         held = "" if answer.anchor is None else f"{len(answer.anchor)} of {_segments(answer)}"

@@ -65,6 +65,8 @@ def send_feedback(options: FeedbackOptions, settings: Settings, console: Console
         ConfigurationError: an option is wrong, or there is nothing to send.
         TransientError: the brokers do not answer, or the topic is missing.
     """
+    if options.csv is not None and not options.csv.is_file():
+        raise ConfigurationError(f"--csv {options.csv} is no file")
     if FEEDBACK.name not in cluster_topics(settings):
         raise TransientError(f"topic {FEEDBACK.name} does not exist; run `modelwatch setup`")
     spec = _spec(options, settings)

@@ -88,7 +88,7 @@ def produce(
     model: Annotated[str | None, typer.Option(help="Model to ask; default the workers' default model.")] = None,
     corruption: Annotated[str | None, typer.Option(help="Corrupt each image, e.g. gaussian_noise.")] = None,
     severity: Annotated[int, typer.Option(min=1, max=5, help="Severity of the corruption.")] = 5,
-    mask: Annotated[int | None, typer.Option(min=1, help="Noise a square of this many pixels a side.")] = None,
+    mask: Annotated[int | None, typer.Option(min=1, max=31, help="Noise a square of this many pixels a side.")] = None,
     bad: Annotated[int, typer.Option(min=0, help="Unreadable messages to mix in, on purpose.")] = 0,
     prefix: Annotated[str | None, typer.Option(help="Start of the request ids; default made from the time.")] = None,
     seed: Annotated[int, typer.Option(help="For corruption, mask and the place of bad messages.")] = 0,

@@ -1,10 +1,11 @@
 """`modelwatch pairs`: read the pairs as an agent would, and print a line each."""
 
 import time
+from collections import deque
 from collections.abc import Iterator
 
 import orjson
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from rich.console import Console
 
 from runtime.errors import TransientError
@@ -26,44 +27,58 @@ def run_pairs(last: int, follow: bool, as_json: bool) -> None:
     partitions = cluster_topics(settings).get(PAIRS.name)
     if partitions is None:
         raise TransientError(f"topic {PAIRS.name} does not exist; run `modelwatch setup`")
-    consumer = assigned_consumer(settings)
+    consumer = assigned_consumer(settings, **{"enable.partition.eof": True})
     try:
-        ends = _assign_latest(consumer, partitions, last)
-        for value in _values(consumer, ends, follow):
-            try:
-                pair = read_pair(value)
-            except Refusal as refusal:
-                console.print(f"unreadable pair: {refusal}", style="red", markup=False)
-                continue
-            print_pair(console, pair, as_json)
+        for value in _latest(consumer, partitions, last):
+            _print_value(console, value, as_json)
+        while follow:
+            for message in consumer.consume(100, 0.2):
+                if message.error() is None:
+                    _print_value(console, message.value(), as_json)
     finally:
         consumer.close()
 
 
-def _assign_latest(consumer: Consumer, partitions: int, last: int) -> dict[int, int]:
-    """Start `last` messages before the end of each partition; returns the ends."""
-    ends, starts = {}, []
-    for partition in range(partitions):
-        low, high = consumer.get_watermark_offsets(TopicPartition(PAIRS.name, partition), timeout=CALL_SECONDS)
-        ends[partition] = high
-        starts.append(TopicPartition(PAIRS.name, partition, max(low, high - last)))
-    consumer.assign(starts)
-    return ends
+def _print_value(console: Console, value: bytes | None, as_json: bool) -> None:
+    try:
+        print_pair(console, read_pair(value), as_json)
+    except Refusal as refusal:
+        console.print(f"unreadable pair: {refusal}", style="red", markup=False)
 
 
-def _values(consumer: Consumer, ends: dict[int, int], follow: bool) -> Iterator[bytes]:
-    quiet_since = time.monotonic()
+def _latest(consumer: Consumer, partitions: int, last: int) -> list[bytes | None]:
+    """The `last` pairs of each partition, in the order of their timestamps; the consumer stands behind them.
+
+    Not every offset is a pair: each transaction's end has one, and so has what was written and taken back.
+    """
+    bounds = {
+        number: consumer.get_watermark_offsets(TopicPartition(PAIRS.name, number), timeout=CALL_SECONDS)
+        for number in range(partitions)
+    }
+    span = 2 * last
     while True:
-        messages = [message for message in consumer.consume(100, 0.2) if message.error() is None]
-        yield from (message.value() for message in messages)
-        if messages:
-            quiet_since = time.monotonic()
-        if not follow:
-            positions = {position.partition: position.offset for position in consumer.position(consumer.assignment())}
-            at_end = all(positions.get(partition, -1) >= end for partition, end in ends.items())
-            # Transaction markers at the end are never delivered: silence ends the wait for them.
-            if at_end or time.monotonic() - quiet_since > 2:
-                return
+        starts = {number: max(low, high - span) for number, (low, high) in bounds.items()}
+        consumer.assign([TopicPartition(PAIRS.name, number, offset) for number, offset in starts.items()])
+        found = {number: deque[Message](maxlen=last) for number in bounds}
+        for message in _to_the_ends(consumer, partitions):
+            found[message.partition()].append(message)
+        if all(len(found[number]) == last or starts[number] == low for number, (low, _) in bounds.items()):
+            messages = [message for own in found.values() for message in own]
+            return [message.value() for message in sorted(messages, key=lambda one: one.timestamp()[1])]
+        span *= 8
+
+
+def _to_the_ends(consumer: Consumer, partitions: int) -> Iterator[Message]:
+    ended, heard_at = set[int](), time.monotonic()
+    while len(ended) < partitions:
+        for message in consumer.consume(100, 0.2):
+            heard_at = time.monotonic()
+            if message.error() is None:
+                yield message
+            elif message.error().code() == KafkaError._PARTITION_EOF:
+                ended.add(message.partition())
+        if time.monotonic() > heard_at + CALL_SECONDS:
+            raise TransientError(f"the brokers sent nothing of {PAIRS.name} for {CALL_SECONDS:g} s")
 
 
 def print_pair(console: Console, pair: InferencePair, as_json: bool) -> None:

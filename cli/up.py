@@ -1,6 +1,7 @@
 """`modelwatch up`: run the pipeline in the foreground and say where everything is."""
 
 import os
+import shlex
 import threading
 import time
 from pathlib import Path
@@ -9,7 +10,12 @@ from rich.console import Console
 
 from cli.log_output import LogPrinter
 from cli.stack import Ports, Stack, running_stack
+from runtime.model_folder import default_model, load_model_folders
+from runtime.settings import Settings
 from runtime.signals import on_stop
+
+PICTURE = (32, 32, 3)
+"""Of CIFAR-10, which `modelwatch produce` has."""
 
 
 def run_up(ports: Ports, workers: int, data: Path) -> None:
@@ -39,13 +45,25 @@ def _print_urls(console: Console, stack: Stack, seconds: float) -> None:
     for name, url in stack.urls.items():
         more = ", /v2, /v1" if name.startswith("worker") else ""
         console.print(f"  {name:<15} {url}  (/metrics, /health/ready{more})", highlight=False)
-    console.print(
-        f"Try, in another terminal:\n  export KAFKA_BOOTSTRAP_SERVERS={stack.settings.kafka_bootstrap_servers}\n"
-        f"  export ELASTICSEARCH_URL={stack.settings.elasticsearch_url}\n"
-        "  modelwatch produce cifar10 --count 1000 --prefix try\n"
-        "  modelwatch feedback --prefix try\n"
-        "  modelwatch pairs --no-follow\n"
-        "  modelwatch explain --all-outliers",
-        highlight=False,
-    )
+    console.print("Try, in another terminal:", *first_steps(stack.settings), sep="\n  ", highlight=False, markup=False)
     console.rule()
+
+
+def first_steps(settings: Settings) -> list[str]:
+    """Commands for whoever sees the pipeline for the first time, of a model that there is."""
+    specs = {name: folder.spec for name, folder in load_model_folders(settings.models).items()}
+    chosen = default_model(settings.default_model, specs)
+    ours = [name for name, spec in specs.items() if spec.classes and spec.input.shape == PICTURE]
+    name = chosen if chosen in ours else next(iter(sorted(ours)), None)
+    variables = {"KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers}
+    variables["ELASTICSEARCH_URL"] = settings.elasticsearch_url
+    if "MODELWATCH_MODELS" in os.environ:
+        variables["MODELWATCH_MODELS"] = str(settings.models.resolve())
+    steps = [f"export {key}={shlex.quote(value)}" for key, value in variables.items()]
+    if name is None:
+        steps.append(f"modelwatch produce FILE-OR-FOLDER --model {chosen or sorted(specs)[0]}")
+    else:
+        model = "" if name == chosen else f" --model {name}"
+        steps.append(f"modelwatch produce cifar10 --count 1000 --prefix try{model}")
+        steps.append(f"modelwatch feedback --prefix try{model}")
+    return [*steps, "modelwatch pairs --no-follow", "modelwatch explain --all-outliers"]

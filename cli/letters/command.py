@@ -67,8 +67,8 @@ def show_letters(selection: Selection, limit: int, output: Path | None, as_json:
         ConfigurationError: a place that was asked for holds no letter.
     """
     settings = read_settings(Settings)
-    done, missing, shown = replayed(settings), set(selection.places), []
-    for found in islice(letters(settings, selection), limit):
+    done, missing, shown, number = replayed(settings), set(selection.places), [], 0
+    for number, found in enumerate(islice(letters(settings, selection), limit), 1):  # noqa: B007 - for what follows
         missing.discard((found.partition, found.offset))
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
@@ -79,6 +79,8 @@ def show_letters(selection: Selection, limit: int, output: Path | None, as_json:
             _print_letter(Console(), found, found.letter.identity in done)
     if as_json:
         _print_json(shown)
+    elif not number and not missing:
+        Console().print("No letter is like that; `modelwatch letters list` says what there is.", markup=False)
     if missing and len(selection.places) <= limit:
         raise ConfigurationError(f"no letter at {_places(missing)}; `modelwatch letters list` says what there is")
 

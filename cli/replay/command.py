@@ -52,6 +52,8 @@ def run_replay(begin: str | None, end: str | None, older: Sequence[Path], as_jso
 
 def replay(settings: Settings, since: float, until: float, older: Sequence[Path] = ()) -> dict[str, Audit]:
     """The audits by what they looked at."""
+    if missing := [root for root in older if not root.is_dir()]:
+        raise ConfigurationError(f"--older-models {missing[0]} is no folder")
     folders = load_model_folders(settings.models)
     specs = {name: folder.spec for name, folder in folders.items()}
     drift, *before = (_drift_detectors(load_model_folders(root)) for root in (settings.models, *older))

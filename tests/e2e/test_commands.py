@@ -344,3 +344,15 @@ def test_a_time_that_cannot_be_read_is_named() -> None:
     done = run("replay", "--from", "yesterday")
     assert done.returncode == 78
     assert "--from" in done.stderr and "yesterday" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_mask_that_is_larger_than_the_picture_is_refused_with_what_it_may_be() -> None:
+    done = run("produce", "truck", "--mask", "50")
+    assert done.returncode == 2
+    assert "31" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_of_older_models_that_is_not_there_is_named(tmp_path: Path) -> None:
+    done = run("replay", "--older-models", str(tmp_path / "nowhere"))
+    assert done.returncode == 78
+    assert "--older-models" in done.stderr and "nowhere" in done.stderr

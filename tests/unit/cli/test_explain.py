@@ -1,21 +1,24 @@
 """`modelwatch explain`: what is wrong with a question is said before anything is sent."""
 
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
+from agents.explanations.answers import unexplained
 from cli.bench.explanation_quality import TRIED, read_setting
-from cli.explain import ExplainOptions, _picture, _questions, read_pairs
+from cli.explain import ExplainOptions, _picture, _questions, print_answers, read_pairs
 from cli.times import duration
 from runtime.errors import ConfigurationError
 from runtime.settings import Settings
 from schemas.base import utc_now
 from schemas.explanation_options import read_options
-from schemas.messages import Explanation
+from schemas.messages import Explanation, LogPosition
 
 
 @pytest.fixture
@@ -83,3 +86,13 @@ def test_every_setting_of_the_table_is_one_of_the_method() -> None:
     assert read_setting("perturbation=blur,n_segments=6") == {"perturbation": "blur", "n_segments": 6}
     with pytest.raises(ConfigurationError, match=r"--setting 'n_segment=6'"):
         read_setting("n_segment=6")
+
+
+def test_an_id_and_a_label_of_strangers_are_no_markup(tmp_path: Path) -> None:
+    text, hostile = StringIO(), "t1-[/bold]x[red]"
+    answer = unexplained(
+        hostile, "m", "1", "occlusion", "failed", "why [/red]", LogPosition(partition=0, offset=0, time=utc_now())
+    )
+    print_answers(Console(file=text, width=200), [answer.model_copy(update={"label": "[/]"})], tmp_path)
+    assert text.getvalue().count(hostile) == 2
+    assert "[/] " in text.getvalue() and "why [/red]" in text.getvalue()

@@ -132,3 +132,8 @@ def test_a_row_says_one_class_or_is_refused_with_the_remedy(
             told()
     else:
         assert told() == truth
+
+
+def test_a_file_that_is_not_there_is_named_before_anything_else(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"nowhere\.csv is no file"):
+        send_feedback(FeedbackOptions(csv=tmp_path / "nowhere.csv"), Settings(), Console())

@@ -1,5 +1,6 @@
 """`modelwatch pairs`: a line a pair says what was answered, whatever kind of answer it is."""
 
+from datetime import timedelta
 from io import StringIO
 
 import pytest
@@ -24,3 +25,12 @@ def test_an_expired_pair_says_so() -> None:
     text = StringIO()
     print_pair(Console(file=text), read_pair(pair("m", answered=False)), as_json=False)
     assert "expired" in text.getvalue()
+
+
+@pytest.mark.parametrize(("days", "shown"), [(1, "     0.0 ms"), (-1, "86400000.0 ms"), (-20_000, "2592000000.0 ms")])
+def test_a_latency_between_two_clocks_is_never_below_zero_and_bounded(days: int, shown: str) -> None:
+    found, text = read_pair(pair("m")), StringIO()
+    sent_at = found.response.answered_at + timedelta(days=days)
+    moved = found.model_copy(update={"request": found.request.model_copy(update={"sent_at": sent_at})})
+    print_pair(Console(file=text), moved, as_json=False)
+    assert f" {shown}" in text.getvalue()
