@@ -10,6 +10,9 @@ from scipy.stats import kstwo
 Features = NDArray[np.float32]
 Correction = Literal["bonferroni", "fdr"]
 
+REPEATED_SHARE = 0.01
+"""Of the reference: rounding of a value that is rarer changes no distance by more than this."""
+
 
 @dataclass(frozen=True)
 class FeatureTests:
@@ -27,8 +30,10 @@ class KolmogorovSmirnov:
     every window; here both are looked at where the window's function jumps, which is where they are furthest apart.
 
     Where a reference feature takes one value again and again (a dead unit, a saturated one), its function jumps there,
-    and any rounding of that value would lie on one side of the jump: a distance of up to 1. So a window's value within
-    float32's resolution of such a value is taken for it.
+    and any rounding of that value would lie on one side of the jump: a distance of up to 1. So what is within float32's
+    resolution of such a value is taken for it, in the reference as in the window: settled in one of them only, the many
+    tiny probabilities about a repeated one would be a distance by themselves. A value that comes twice by chance, as
+    some of thousands do, is none of these.
 
     Args:
         reference: (m, d) float32, finite.
@@ -38,11 +43,12 @@ class KolmogorovSmirnov:
     """
 
     def __init__(self, reference: Features) -> None:
-        self._columns = np.ascontiguousarray(np.sort(_checked(reference, "the reference"), axis=0).T)
-        scale = np.abs(self._columns).max(axis=1)
+        columns = np.sort(_checked(reference, "the reference"), axis=0).T
+        scale = np.abs(columns).max(axis=1)
         # The scale of a feature that is always 0 is not known: that of its neighbours is the best there is.
         tolerances = np.where(scale > 0, scale, scale.max() or 1.0) * np.finfo(np.float32).eps
-        self._jumps = [_Jumps(column, float(one)) for column, one in zip(self._columns, tolerances, strict=True)]
+        self._jumps = [_Jumps(column, float(one)) for column, one in zip(columns, tolerances, strict=True)]
+        self._columns = self._settle(columns)
 
     @property
     def features(self) -> int:
@@ -58,11 +64,14 @@ class KolmogorovSmirnov:
         columns = np.sort(_checked(window, "the window"), axis=0).T
         if len(columns) != self.features:
             raise ValueError(f"the window has {len(columns)} features and the reference {self.features}")
-        columns = np.array([jumps.settle(column) for jumps, column in zip(self._jumps, columns, strict=True)])
-        distances = self._distances(np.ascontiguousarray(columns))
+        distances = self._distances(self._settle(columns))
         m, n = self._columns.shape[1], columns.shape[1]
         p_values = np.clip(kstwo.sf(distances, max(np.round(float(m) * n / (m + n)), 1.0)), 0, 1)
         return FeatureTests(distances, p_values)
+
+    def _settle(self, columns: Features) -> Features:
+        """Rows (d, n), each sorted and without rounding where the reference's function jumps."""
+        return np.array([jumps.settle(column) for jumps, column in zip(self._jumps, columns, strict=True)])
 
     def _distances(self, window: Features) -> NDArray[np.float64]:
         """Largest differences of the distribution functions, with the roundings of scipy's own subtraction.
@@ -81,11 +90,12 @@ class KolmogorovSmirnov:
 
 
 class _Jumps:
-    """The values that a sorted reference feature (m,) takes more than once, or always."""
+    """The values that a reference feature (m,) takes again and again, or always."""
 
     def __init__(self, column: NDArray[np.float32], tolerance: float) -> None:
-        again = column[1:][np.diff(column) == 0]
-        self._values = np.unique(again if len(column) > 1 else column)
+        values, counts = np.unique(column, return_counts=True)
+        least = max(2.0, REPEATED_SHARE * len(column))
+        self._values = values[counts >= min(least, len(column))]
         self._tolerance = tolerance
 
     def settle(self, values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -32,13 +32,13 @@ def pairs_of_samples(features: int) -> st.SearchStrategy[tuple[Features, Feature
     return st.tuples(*(arrays(np.float32, shape, elements=VALUES) for shape in rows))
 
 
-def without_rounding(reference: Features, window: Features) -> Features:
-    """The window with what differs from a repeated value of the reference by rounding only set to it, one by one."""
-    settled, scales = window.copy(), np.abs(reference).max(axis=0)
+def without_rounding(reference: Features, sample: Features) -> Features:
+    """A sample with what differs from a repeated value of the reference by rounding only set to it, one by one."""
+    settled, scales = sample.copy(), np.abs(reference).max(axis=0)
     for feature, (column, scale) in enumerate(zip(reference.T, scales, strict=True)):
         values, counts = np.unique(column, return_counts=True)
         jumps = values[counts > 1] if len(column) > 1 else values
-        for row, value in enumerate(window[:, feature]):
+        for row, value in enumerate(sample[:, feature]):
             gaps = np.abs(jumps - value)
             if len(jumps) and gaps.min() <= (scale or scales.max() or 1.0) * np.finfo(np.float32).eps:
                 settled[row, feature] = jumps[gaps.argmin()]
@@ -49,7 +49,7 @@ def without_rounding(reference: Features, window: Features) -> Features:
 def test_distances_and_p_values_are_scipys_ties_included(samples: tuple[Features, Features]) -> None:
     reference, window = samples
     found = KolmogorovSmirnov(reference).test(window)
-    distances, p_values = by_scipy(reference, without_rounding(reference, window))
+    distances, p_values = by_scipy(without_rounding(reference, reference), without_rounding(reference, window))
     assert np.array_equal(found.distances, distances)
     assert np.allclose(found.p_values, p_values, rtol=0, atol=1e-12)
 
@@ -85,6 +85,27 @@ def test_rounding_of_a_unit_that_is_dead_most_of_the_time_is_no_drift() -> None:
     window = np.maximum(normal(500, seed=1), 0)
     noisy = np.where(window == 0, np.float32(1e-8), window)
     assert np.array_equal(KolmogorovSmirnov(reference).test(noisy).distances, by_scipy(reference, window)[0])
+
+
+def confident(rows: int, seed: int) -> Features:
+    """Probabilities of a class that is nearly impossible most of the time: from 1e-14 to 1, as a softmax gives them."""
+    exponents = np.random.default_rng(seed).uniform(-14, 0, (rows, 1))
+    return (10**exponents).astype(np.float32)
+
+
+@pytest.mark.parametrize("repeated", [2, 60, 2000], ids=["by_chance", "in_part", "mostly"])
+def test_tiny_values_about_a_repeated_one_are_no_drift(repeated: int) -> None:
+    reference, window = confident(5000, seed=0), confident(1000, seed=1)
+    reference[:repeated] = np.float32(3e-9)
+    window[: repeated // 5] = np.float32(3e-9)
+    found = KolmogorovSmirnov(reference).test(window)
+    assert found.distances[0] <= by_scipy(reference, window)[0][0] < 0.05
+
+
+def test_values_that_come_twice_by_chance_change_nothing() -> None:
+    reference, window = confident(5000, seed=0), confident(1000, seed=1)
+    reference[1::100] = reference[::100]
+    assert np.array_equal(KolmogorovSmirnov(reference).test(window).distances, by_scipy(reference, window)[0])
 
 
 def test_small_features_beside_large_ones_are_tested_at_their_own_scale() -> None:
