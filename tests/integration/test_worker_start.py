@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cli.supervisor import answers
+from inference.pipeline import NEEDED
 from runtime.embedded import EmbeddedServers, free_ports
 from runtime.errors import CONFIGURATION_EXIT
 from runtime.kafka import create_topics
@@ -103,7 +104,8 @@ def test_a_worker_that_is_early_waits_for_the_broker_and_then_for_the_topics(
         time.sleep(0.05)
     assert not answers(f"{null_worker.url}/health/ready")
     servers.start()
-    wait_for_line(null_worker, "inference.pairs, inference.requests; create them with `modelwatch setup`")
+    missing = ", ".join(sorted(topic.name for topic in NEEDED))
+    wait_for_line(null_worker, f"topics are missing: {missing}; create them with `modelwatch setup`")
     assert not answers(f"{null_worker.url}/health/ready")
     settings = Settings(kafka_bootstrap_servers=servers.kafka)
     create_topics(settings)
