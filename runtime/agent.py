@@ -37,7 +37,7 @@ LOOP_MAX_AGE = 30.0
 MEMBER_MAX_AGE = 180.0
 PROGRESS_MAX_AGE = 600.0
 """A lag without any batch in hand for this long is a stuck consumer. A batch that waits for a server is in hand."""
-END_SECONDS = 2.0
+END_SECONDS = 5.0
 EXPIRY_SECONDS = 10.0
 FINISH_SECONDS = 4.0
 COMMIT_SECONDS = 1.5
@@ -78,7 +78,7 @@ class Context:
             settings.batch_size, settings.batch_seconds, depth or settings.batches_in_flight, settings.batch_bytes
         )
         room = ByteRoom(settings.bytes_in_flight)
-        pipeline = Pipeline(self.app, stage, replace(own, **bounds), room, end_process)
+        pipeline = Pipeline(self.app, stage, replace(own, **bounds), room, self.app.on_fatal)
 
         async def take(stream: Any) -> None:
             await pipeline.run(stream)
@@ -98,7 +98,7 @@ class Context:
                 try:
                     await job()
                 except Exception as error:
-                    end_process(error)
+                    self.app.on_fatal(error)
 
         self.timers.append(asyncio.get_running_loop().create_task(repeat()))
 
@@ -256,9 +256,10 @@ class AgentProcess:
         self._missing = missing
 
     def _end(self, agent: Agent, reason: BaseException) -> None:
-        """End the process at once, and tell the true reason if it is a deleted topic: aiokafka only asserts."""
-        missing: set[str] = set()
-        with contextlib.suppress(ModelwatchError):  # then the reason given is the one
+        """End the process at once, and tell the true reason if it is a deleted topic: of all that fails then, any may
+        be the first, and aiokafka only asserts."""
+        missing = self._missing
+        with contextlib.suppress(ModelwatchError):  # then what was missing the last time is all that is known
             missing = {topic.name for topic in agent.topics} - self._topics.read(END_SECONDS).keys()
         end_process(FatalError(_deleted(missing)) if missing else reason)
 

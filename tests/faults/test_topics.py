@@ -29,7 +29,9 @@ from tests.integration.workers import PROJECT, WorkerProcess
 from tests.servers.apache_kafka import ApacheKafka
 from tests.servers.messages import send
 
-SECONDS = 45.0
+SECONDS = 180.0
+WHOLE = 1 << 20
+"""Characters of a log; libraries say much when topics go."""
 COUNT = 16
 IMAGE = encode_png(np.zeros((32, 32, 3), np.uint8))
 DRIFT = "agents.drift"
@@ -150,10 +152,11 @@ def test_deleted_topics_are_named_and_waited_for_and_what_comes_after_is_process
     for future in admin.delete_topics([REQUESTS.name, FEEDBACK.name]).values():
         future.result(30)
     assert agent.wait(SECONDS) == 1, agent.last_words()
-    assert "topics were deleted: inference.feedback" in agent.last_words(), agent.last_words()
-    wait_until(lambda: "topics are missing: inference.requests" in worker.last_words(), worker)
+    ends = [line for line in agent.last_words(WHOLE).splitlines() if '"stopped_by_error"' in line]
+    assert len(ends) == 1 and "topics were deleted: inference.feedback" in ends[0], agent.last_words()
+    wait_until(lambda: "topics are missing: inference.requests" in worker.last_words(WHOLE), worker)
     agent.start()
-    wait_until(lambda: "topics are missing: inference.feedback" in agent.last_words(), agent)
+    wait_until(lambda: "topics are missing: inference.feedback" in agent.last_words(WHOLE), agent)
     assert not any(answers(f"{own.url}/health/ready") for own in (worker, agent))
     kafka.create_topics(settings)
     for own in (worker, agent):
