@@ -2,7 +2,7 @@
 SavedModel folders. Nothing is loaded that was not looked at first: a model's file brings no code along."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -43,15 +43,24 @@ def answers_of(model: Any, spec: ModelSpec) -> Callable[[Any], Any]:
 
     def answer(x: Any) -> Any:
         outputs = tf.nest.flatten(model(x, training=False))
-        widths = [output.shape[-1] for output in outputs]
-        if widths != [len(spec.labels)]:
-            raise ConfigurationError(
-                f"model {spec.name} answers {' and '.join(map(str, widths))} numbers but model.yaml has "
-                f"{len(spec.labels)} labels"
-            )
+        shapes = [tuple(output.shape) for output in outputs]
+        if [shape[1:] for shape in shapes] != [(len(spec.labels),)]:
+            raise ConfigurationError(_unlike_labels(spec, shapes))
         return tf.nn.softmax(outputs[0]) if spec.outputs == "logits" else outputs[0]
 
     return answer
+
+
+def _unlike_labels(spec: ModelSpec, shapes: Sequence[tuple[int | None, ...]]) -> str:
+    """What weights answer that are not one number a label, and what to do."""
+    if len(shapes) == 1 and len(shapes[0]) == 2:
+        found, remedy = f"{shapes[0][1]} numbers", "name each of them in its order"
+        if shapes[0][1] == 1 and len(spec.labels) == 2:
+            remedy = "of a sigmoid p, save a model that answers [1 - p, p]; or call the task regression"
+    else:
+        found = " and ".join(f"({', '.join('n' if size is None else str(size) for size in shape)})" for shape in shapes)
+        remedy = f"it must answer one tensor (n, {len(spec.labels)}): is a Flatten or a pooling layer missing?"
+    return f"model {spec.name} answers {found} but model.yaml has {len(spec.labels)} labels; {remedy}"
 
 
 def brief_error(error: Exception) -> str:

@@ -97,6 +97,27 @@ def test_probabilities_that_the_spec_calls_logits_are_refused_when_the_model_is_
         load_predictor(folder, WorkerSettings()).warm_up()
 
 
+@pytest.mark.parametrize(
+    ("layers", "labels", "words"),
+    [
+        (lambda k: [k.layers.Dense(3, activation="softmax")], 3, r"answers \(n, 4, 4, 3\) .* Flatten"),
+        (lambda k: [k.layers.Flatten(), k.layers.Dense(5, activation="softmax")], 3, "answers 5 numbers .* 3 labels"),
+        (lambda k: [k.layers.Flatten(), k.layers.Dense(1, activation="sigmoid")], 2, r"\[1 - p, p\]"),
+    ],
+)
+def test_answers_of_another_shape_are_refused_with_it_and_the_remedy(
+    tmp_path: Path, layers: Any, labels: int, words: str
+) -> None:
+    import tf_keras
+
+    folder = save(tmp_path / "odd", False, "softmax", labels=["a", "b", "c"][:labels])
+    tf_keras.Sequential([tf_keras.Input(SHAPE), *layers(tf_keras)]).save(folder / "weights.keras")
+    write_checksums(folder)
+    for load in (lambda one: load_predictor(one, WorkerSettings()), Classifier):
+        with pytest.raises(ConfigurationError, match=words):
+            load(load_model_folder(folder))
+
+
 def test_a_model_that_answers_nothing_finite_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
     import tf_keras
 
