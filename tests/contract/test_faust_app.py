@@ -17,7 +17,7 @@ from runtime.settings import Settings
 from tests.conftest import Broker, TopicFactory
 from tests.servers.messages import committed
 
-SECONDS = 30.0
+SECONDS = 120.0
 Body = Callable[[Any, Any], Awaitable[None]]
 
 

@@ -9,7 +9,7 @@ import orjson
 from tests.integration.workers import WorkerProcess
 
 JSON = "application/json"
-SECONDS = 30.0
+SECONDS = 120.0
 
 
 class Response:

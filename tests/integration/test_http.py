@@ -28,7 +28,6 @@ V1 = f"/v1/models/{MODEL}/:predict"
 """As the article writes it."""
 QUIET = {"x-modelwatch-record": "false"}
 LATE = {"deadline": "2020-01-01T00:00:00Z"}
-SECONDS = 30.0
 
 
 def outputs(response: Response) -> dict[str, Any]:

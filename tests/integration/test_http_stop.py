@@ -24,7 +24,7 @@ from tests.integration.workers import WorkerProcess
 pytestmark = pytest.mark.parametrize("broker", ["embedded"], indirect=True, scope="session")
 V2 = f"/v2/models/{MODEL}/infer"
 NPY = {"content-type": "application/x-npy"}
-SECONDS = 30.0
+SECONDS = 120.0
 STOP_SECONDS = 10.0
 """How long a worker may take to end."""
 CALLERS = 8

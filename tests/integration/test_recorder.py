@@ -22,7 +22,7 @@ from tests.integration.traffic import Traffic
 
 pytestmark = pytest.mark.parametrize("broker", ["embedded"], indirect=True, scope="session")
 TIME = "2026-01-31T12:00:00Z"
-SECONDS = 20.0
+SECONDS = 120.0
 
 
 @pytest.fixture

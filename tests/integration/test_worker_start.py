@@ -23,7 +23,7 @@ from tests.integration.conftest import MODEL
 from tests.integration.traffic import Traffic, pair_of
 from tests.integration.workers import WorkerProcess
 
-SECONDS = 30.0
+SECONDS = 120.0
 STOP_SECONDS = 10.0
 """DESIGN.md section 5, law 6."""
 

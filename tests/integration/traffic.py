@@ -12,7 +12,7 @@ from runtime.settings import Settings
 from schemas.messages import InferencePair
 from schemas.topics import DEAD_LETTERS, PAIRS, REQUESTS
 
-SECONDS = 30.0
+SECONDS = 120.0
 QUIET_SECONDS = 0.1
 """Reading goes on for so long after everything awaited was there, to see what there is too much of."""
 

@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, Message, TopicPartition
 from runtime import kafka
 from runtime.settings import Settings
 
-DEADLINE = 30.0
+DEADLINE = 120.0
 
 
 def send(settings: Settings, topic: str, values: Sequence[bytes | None], **message: Any) -> None:

@@ -20,7 +20,7 @@ from tests.servers.maven import MissingServerError
 
 PROJECT = Path(__file__).resolve().parents[2]
 RULES = PROJECT / "prometheus" / "rules"
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 DURATION = re.compile(r"(?<![\w.])(\d+)([smhd])(?![\w])")
 

@@ -18,7 +18,7 @@ from cli.supervisor import Service, SupervisedProcess, Supervisor, answers
 from runtime.embedded import free_ports
 from runtime.errors import FatalError
 
-SECONDS = 20.0
+SECONDS = 120.0
 NOWHERE = "http://127.0.0.1:9"
 SLEEP = "import time; time.sleep(60)"
 POLITE = """

@@ -16,7 +16,7 @@ from inference.predictor import Images, Outputs
 from inference.worker import report_progress
 from runtime.health import Health
 
-SECONDS = 20.0
+SECONDS = 120.0
 MAX_BATCH = 8
 
 

@@ -28,7 +28,7 @@ from tests.serving import SHAPE, Served, serving
 IMAGE = np.full((1, *SHAPE), 204, np.uint8)
 V2, V1 = "/v2/models/pets/infer", "/v1/models/pets:predict"
 JSON = {"content-type": "application/json"}
-SECONDS = 30.0
+SECONDS = 120.0
 
 
 class Answer:
