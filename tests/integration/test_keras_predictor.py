@@ -184,7 +184,9 @@ def test_a_file_that_is_no_model_is_named_with_what_is_wrong(
     [
         pytest.param((4,), SHAPE, "small answers 4 numbers but model.yaml has 3 labels", id="labels"),
         pytest.param((3,), (5, 4, 3), r"small does not take inputs of the shape \(4, 4, 3\)", id="input-shape"),
-        pytest.param((3, 2), SHAPE, r"small answers \(n, 3\) and \(n, 2\) but model.yaml has 3 labels", id="two-outputs"),
+        pytest.param(
+            (3, 2), SHAPE, r"small answers \(n, 3\) and \(n, 2\) but model.yaml has 3 labels", id="two-outputs"
+        ),
     ],
 )
 def test_a_model_that_does_not_fit_its_specification_is_refused(
