@@ -5,6 +5,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from agents.confusion.entries import FEEDBACK_LANE, Answer, PairHalf
+from agents.pairs import ReadPair, record_id_of
 from runtime.elasticsearch_sink import Record
 from runtime.record_indices import INFERENCES, PERFORMANCE, index_of_day
 from schemas.identity import record_id
@@ -13,7 +14,8 @@ from schemas.model_spec import ModelSpec
 
 
 def truth_record(request_id: str, pair: PairHalf, specs: Mapping[str, ModelSpec]) -> Record:
-    """The field `feedback` of a judged answer's record. Offset and item are what tells an older truth from a newer."""
+    """The field `feedback` of a judged answer's record. Offset and item are what tells an older truth from a newer, and
+    `answered_at` which answer was judged: the record may hold a later one, to the same request asked again."""
     told, truth = pair.told, pair.truth
     if told is None or truth is None:
         raise ValueError(f"the truth about {request_id} is not known")
@@ -22,6 +24,7 @@ def truth_record(request_id: str, pair: PairHalf, specs: Mapping[str, ModelSpec]
         "feedback": {
             **_judged(pair.predicted, truth, specs.get(pair.model)),
             "source": told.source,
+            "answered_at": moment.isoformat(),
             "given_at": datetime.fromtimestamp(told.given_at, timezone.utc).isoformat(),
             "offset": told.offset,
             "item": told.item,
@@ -31,6 +34,14 @@ def truth_record(request_id: str, pair: PairHalf, specs: Mapping[str, ModelSpec]
         document |= {"@timestamp": moment.isoformat(), "request_id": request_id, "model": pair.model}
     name = record_id(request_id, pair.model, pair.version, pair.primary)
     return Record(index_of_day(INFERENCES, moment), name, document, INFERENCES)
+
+
+def uncounted_record(read: ReadPair) -> Record:
+    """The field `uncounted` of an answer's record. When its model is here again, or for the first time, feedback about
+    it must not be joined as if it had been counted."""
+    moment = read.pair.response.answered_at
+    document = {"uncounted": {"reason": read.unwatched, "answered_at": moment.isoformat()}}
+    return Record(index_of_day(INFERENCES, moment), record_id_of(read.pair), document, INFERENCES)
 
 
 def _judged(predicted: Answer, truth: Answer, spec: ModelSpec | None) -> dict[str, Any]:
