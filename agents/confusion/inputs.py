@@ -1,7 +1,7 @@
 """Messages of both topics as inputs of the join: entries of the parts that each of them brings."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ class Inputs:
     Attributes:
         parts: request id, and an entry of what came.
         pairs: answered pairs by model.
-        unwatched: pairs that cannot be looked at, by why.
+        unwatched: pairs that cannot be looked at, by why; and `uncounted`, the answered ones of them.
         outcomes: of feedback that goes no further, by model and outcome.
         misplaced: feedback, as JSON, on another partition than its request's pair: id, partition, JSON, headers.
     """
@@ -36,6 +36,7 @@ class Inputs:
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     misplaced: list[tuple[str, int, bytes, list[Any]]] = field(default_factory=list)
     unwatched: Counter[str] = field(default_factory=Counter)
+    uncounted: list[ReadPair] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,12 @@ class InputReader:
     max_ahead: float = MAX_AHEAD_SECONDS
     default_model: str | None = None
 
-    def read(self, messages: Sequence[Any], now: float) -> Inputs:
+    def read(self, messages: Sequence[Any], now: float, known: Collection[str] = ()) -> Inputs:
         """What the messages bring.
 
         Args:
             now: the reader's clock, seconds since the epoch.
+            known: models of which answers are counted, whether they are here still or not.
         """
         own = [one for one in messages if one.topic != FEEDBACK.name]
         pairs, refused = read_pairs(own, self.specs, now, self.max_ahead)
@@ -67,16 +69,18 @@ class InputReader:
         inputs.refused.extend(refused)
         for read in pairs:
             model, answered = read.pair.response.model, read.pair.response.outcome is Outcome.OK
-            if answered and read.unwatched is None:
+            if answered and read.unwatched is not None:
+                inputs.uncounted.append(read)
+            elif answered:
                 half = _half(read, self.specs[model], now)
                 inputs.parts.append((read.pair.request.request_id, Entry((half,))))
                 inputs.pairs[model] += 1
         for message in messages:
             if message.topic == FEEDBACK.name:
-                self._read_feedback(inputs, message, now)
+                self._read_feedback(inputs, message, now, known)
         return inputs
 
-    def _read_feedback(self, inputs: Inputs, message: Any, now: float) -> None:
+    def _read_feedback(self, inputs: Inputs, message: Any, now: float, known: Collection[str]) -> None:
         try:
             told, bad = read_feedback(message.value, message.offset)
         except Refusal as refusal:
@@ -92,15 +96,18 @@ class InputReader:
             try:
                 check_not_ahead("given_at", one.truth.given_at, arrived, self.max_ahead)
                 if target == message.partition:
-                    inputs.parts.append((one.request_id, self._part(one, arrived, now)))
+                    inputs.parts.append((one.request_id, self._part(one, arrived, now, known)))
                 else:
                     inputs.misplaced.append((one.request_id, target, one.raw, list(message.headers or ())))
             except Refusal as refusal:
                 inputs.refused.append((_letter(message, one.raw), refusal))
                 inputs.outcomes[one.model if one.model in self.specs else "", "invalid"] += 1  # type: ignore[index]
 
-    def _part(self, told: Told, arrived: float, now: float) -> Entry:
+    def _part(self, told: Told, arrived: float, now: float, known: Collection[str]) -> Entry:
         specs = self.specs
+        removed = [name for name in known if name not in specs and told.truth.is_about(name)]
+        if removed and told.response is None and not isinstance(told.truth.form, str):
+            return Entry((), (told.truth,), arrived, arrived + self.lookup_seconds)  # its pair tells whether it fits
         if told.model is not None and told.model not in specs:
             raise Refusal(
                 Reason.UNKNOWN_MODEL, f"model {told.model[:64]!r} is not here; there are {', '.join(sorted(specs))}"

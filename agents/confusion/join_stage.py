@@ -11,7 +11,7 @@ from agents.confusion.fold import encode_fold, fold_key
 from agents.confusion.inputs import InputReader, Inputs
 from agents.confusion.joined import Joined, Loader, Merged, Owned, Upkeep, letter_of, log_message, orphans
 from agents.confusion.partition import LATE_WINDOW, Limits, WindowKey
-from agents.confusion.records import truth_record
+from agents.confusion.records import truth_record, uncounted_record
 from agents.confusion.sums import Sums, bounded
 from agents.confusion.told_sums import LIFETIME, key_of, partition_of
 from runtime.batches import Batch, BatchStage
@@ -98,7 +98,7 @@ class JoinStage(BatchStage):
         for message in batch.messages:
             messages[message.partition].append(message)
         for partition, own in messages.items():
-            inputs = reader.read(own, now)
+            inputs = reader.read(own, now, self._own(partition).join.models())
             joined.refused.extend(inputs.refused)
             self._metrics.count_unwatched(inputs.unwatched)
             joined.misplaced.extend(
@@ -106,6 +106,7 @@ class JoinStage(BatchStage):
                 for name, target, value, headers in inputs.misplaced
             )
             joined.pairs.update(inputs.pairs)
+            joined.uncounted.extend(map(uncounted_record, inputs.uncounted))
             self._check_topics(partition, own)
             self._apply(joined, partition, inputs)
             self._note_progress(partition, own)
@@ -137,7 +138,8 @@ class JoinStage(BatchStage):
         if not await self._write_log(joined):
             return  # whoever owns the partitions now reads all of it again
         await self._results.publish(joined.misplaced)
-        await self._sink.write(await self._in_thread(self._current, joined))
+        current = await self._in_thread(self._current, joined)
+        await self._sink.write([*joined.uncounted, *current])
         self._count(joined)
 
     async def _write_log(self, joined: Joined) -> bool:

@@ -89,6 +89,7 @@ class Joined:
         repeated: answers that took the place of an earlier one, by model; and `surplus`, those beyond what a request
             may have.
         misplaced: feedback that is sent on to the partition of its pair: an item of a batch, or one without a key.
+        uncounted: what their records must say of answers that are not counted.
     """
 
     generation: int
@@ -99,6 +100,7 @@ class Joined:
     surplus: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     misplaced: list[Outgoing] = field(default_factory=list)
+    uncounted: list[Record] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

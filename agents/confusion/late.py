@@ -14,7 +14,9 @@ from schemas.model_spec import ModelSpec
 
 log = get_logger(__name__)
 
-FIELDS = ["request_id", "model", "pair", "request.attributes", "response", "feedback"]
+FIELDS = ["request_id", "model", "pair", "request.attributes", "response", "feedback", "uncounted"]
+SAME_SECONDS = 1e-5
+"""Moments that differ by less are of one answer: rounding of a microsecond."""
 PAGE = 100
 """Requests in one search; each may have several records."""
 
@@ -39,7 +41,7 @@ async def find_records(store: AsyncElasticsearch, request_ids: Sequence[str]) ->
 
 def late_part(record: Mapping[str, Any], waiting: Entry, specs: Mapping[str, ModelSpec]) -> Entry | None:
     """The entry of an answer that is counted already, from its record; None if that holds none, or one of another kind
-    than its model gives.
+    than its model gives, or one that was not counted.
 
     It says under which truth it was counted, so that a further truth moves the count.
     """
@@ -55,13 +57,19 @@ def late_part(record: Mapping[str, Any], waiting: Entry, specs: Mapping[str, Mod
     if is_classifier and response.get("predicted") is None:
         return None
     predicted, probabilities = answer_of(outputs if is_classifier else (response["value"],), is_classifier)
-    told = None if record.get("feedback") is None else _told(record["feedback"])
+    feedback, answered_at = record.get("feedback"), _seconds(response["answered_at"])
+    judged = answered_at if feedback is None else _seconds(feedback.get("answered_at") or response["answered_at"])
+    if judged > answered_at + SAME_SECONDS:
+        return None  # the record of the answer that was judged is on its way
+    if record.get("uncounted") and abs(_seconds(record["uncounted"]["answered_at"]) - answered_at) < SAME_SECONDS:
+        return None
+    told = None if feedback is None or judged < answered_at - SAME_SECONDS else _told(feedback)
     half = PairHalf(
         FEEDBACK_LANE,
         min(truth.offset for truth in waiting.truths),
         response["model"],
         response["model_version"],
-        _seconds(response["answered_at"]),
+        answered_at,
         waiting.since,
         int(response["predicted"]) if is_classifier else predicted,
         probabilities,

@@ -264,6 +264,10 @@ class PartitionJoin:
         """The store has all of the log before this offset."""
         self._store.write(Changes({POSITION: str(position).encode()}))
 
+    def models(self) -> set[str]:
+        """Those of which answers are counted."""
+        return {model for (model, _), sums in self.totals.items() if sums}
+
     def is_open(self, key: WindowKey) -> bool:
         """Whether a window's sums may be told; those of one that is closed would be too small."""
         return not self._is_closed(key)

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from agents.confusion.entries import FEEDBACK_LANE, Answer, PairHalf, Truth
+from agents.pairs import ReadPair, record_id_of
 from runtime.elasticsearch_sink import Record
 from runtime.record_indices import INFERENCES, PERFORMANCE, index_of_day
 from schemas import topics
@@ -17,7 +18,8 @@ from schemas.model_spec import ModelSpec
 
 
 def truth_record(partition: int, request_id: str, pair: PairHalf, specs: Mapping[str, ModelSpec]) -> Record:
-    """The field `feedback` of a judged answer's record. Offset and item are what tells an older truth from a newer.
+    """The field `feedback` of a judged answer's record. Offset and item are what tells an older truth from a newer, and
+    `answered_at` which answer was judged: the record may hold a later one, to the same request asked again.
 
     Args:
         partition: of `inference.feedback`, where the truth was read.
@@ -30,6 +32,7 @@ def truth_record(partition: int, request_id: str, pair: PairHalf, specs: Mapping
         "feedback": {
             **_judged(pair.predicted, truth, specs.get(pair.model)),
             "source": told.source,
+            "answered_at": moment.isoformat(),
             "given_at": datetime.fromtimestamp(told.given_at, timezone.utc).isoformat(),
             "offset": told.offset,
             "item": told.item,
@@ -52,6 +55,14 @@ def _said(request_id: str, pair: PairHalf, told: Truth, truth: Answer) -> bytes 
     return orjson.dumps(
         {"request_id": request_id, "model": pair.model, form: truth, "source": told.source, "given_at": given_at}
     )
+
+
+def uncounted_record(read: ReadPair) -> Record:
+    """The field `uncounted` of an answer's record. When its model is here again, or for the first time, feedback about
+    it must not be joined as if it had been counted."""
+    moment = read.pair.response.answered_at
+    document = {"uncounted": {"reason": read.unwatched, "answered_at": moment.isoformat()}}
+    return Record(index_of_day(INFERENCES, moment), record_id_of(read.pair), document, INFERENCES, source=read.message)
 
 
 def _judged(predicted: Answer, truth: Answer, spec: ModelSpec | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.confusion.entries import Entry, PairHalf, Truth, answer_of, number_of
+from agents.confusion.entries import UNLABELLED, Entry, PairHalf, Truth, answer_of, number_of
 from agents.confusion.late import late_part
 from agents.confusion.records import truth_record
 from agents.confusion.sums import Sums, add, contribution
@@ -82,6 +82,34 @@ def test_a_store_that_changes_the_last_digit_of_a_number_changes_no_sum(
         part[name] = math.nextafter(part[name], direction)
     [half] = late(known)
     assert contribution(half, {}) == Sums()
+
+
+def test_a_truth_about_an_earlier_answer_to_the_same_request_is_not_one_that_the_last_is_counted_under() -> None:
+    earlier = judged(CLASSES, [0.1, 0.7, 0.2], Truth(1.0, 1, 0, 2))
+    known = record(CLASSES, [0.6, 0.3, 0.1], earlier)
+    known["response"]["answered_at"] = "1970-01-01T00:01:01Z"
+    [half] = late(known)
+    assert (half.predicted, half.time, half.truth, half.counted) == (0, 61.0, None, UNLABELLED)
+    told = replace(half, told=Truth(2.0, 2, 0, 1))
+    assert contribution(told, {})["labelled"] == contribution(told, {})["cell:1:0"] == 1
+    assert not [name for name, count in contribution(told, {}).items() if count < 0]
+    known["response"]["answered_at"] = "1970-01-01T00:00:00Z"
+    assert late(known) == (), "the record of the answer that was judged is on its way"
+
+
+def test_an_answer_that_was_not_counted_is_no_pair_until_it_is_asked_again() -> None:
+    known = record(CLASSES, [0.1, 0.7, 0.2], None)
+    known["uncounted"] = {"reason": "unknown_model", "answered_at": known["response"]["answered_at"]}
+    assert late(known) == ()
+    known["response"]["answered_at"] = "1970-01-01T00:01:01Z"
+    assert len(late(known)) == 1
+
+
+def test_a_truth_in_a_record_of_an_earlier_version_is_about_the_answer_in_it() -> None:
+    known = record(CLASSES, [0.1, 0.7, 0.2], judged(CLASSES, [0.1, 0.7, 0.2], Truth(1.0, 1, 0, 2)))
+    del known["feedback"]["answered_at"]
+    known["response"]["answered_at"] = "1970-01-01T00:01:01Z"
+    assert [half.truth for half in late(known)] == [2]
 
 
 def test_a_record_with_an_answer_of_another_kind_is_no_pair() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from faust.types import TP
@@ -32,6 +33,7 @@ from runtime.metrics import ConfusionMetrics
 from runtime.results import DeadLetters, Outgoing
 from schemas.messages import PerformanceReport, PerformanceSums
 from schemas.model_spec import BreakdownSpec, ModelSpec
+from schemas.pairs import PairWriter
 from schemas.refusal import Reason
 from schemas.topics import DEAD_LETTERS, PERFORMANCE_SUMS
 
@@ -391,3 +393,31 @@ def test_records_that_a_former_owner_may_have_written_over_are_written_again_onc
     [record] = joins.upkeep(1, {0: True}, 0.0).records
     assert (record.id, record.kind) == ("id", "inferences")
     assert joins.upkeep(1, {0: True}, 0.0).records == []
+
+
+def test_the_record_of_an_answer_that_is_not_counted_says_so_before_its_message_is_acknowledged(tmp_path: Path) -> None:
+    joins = JoinStage({"m": SPEC}, ConfusionMetrics(CollectorRegistry()), Loader(tmp_path), LIMITS)
+    written: list[Record] = []
+
+    async def write(records: list[Record]) -> None:
+        written.extend(records)
+
+    async def nothing(_: Any) -> None:
+        pass
+
+    async def in_thread(function: Any, *arguments: Any) -> Any:
+        return function(*arguments)
+
+    results: Any = SimpleNamespace(publish=nothing, send=nothing)
+    joins.connect(results, results, SimpleNamespace(write=write), in_thread, lambda: 1)  # type: ignore[arg-type]
+    writer = PairWriter("gone", "7", "0" * 64, ("a", "b"), "cpu", primary=False)
+    probabilities = np.array([[0.25, 0.75]], np.float32)
+    images = np.zeros((1, 2, 2, 3), np.uint8)
+    [value] = writer.encode(["id"], images, [{}], [1.6e9], [None], probabilities, [0.0], [0.0], 0.0, 1, 1.6e9)
+    fields = {"key": b"id", "headers": (), "partition": 0, "offset": 0, "timestamp": 1.6e9}
+    pair = SimpleNamespace(topic="inference.pairs", value=value, **fields)
+    asyncio.run(joins.deliver(joins.compute(Batch([pair], 1))))
+    [record] = written
+    assert (record.id, record.index) == ("id@gone:7", "modelwatch-inferences-2020.09.13")
+    uncounted = {"reason": "unknown_model", "answered_at": "2020-09-13T12:26:40+00:00"}
+    assert record.document == {"uncounted": uncounted}

@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 import pytest
 
-from agents.confusion.entries import EMPTY, encode
+from agents.confusion.entries import EMPTY, Entry, PairHalf, answer_of, encode
 from agents.confusion.inputs import InputReader, Inputs, partition_of
 from agents.confusion.merging import merge
 from agents.confusion.truth import read_feedback, resolve
@@ -212,6 +212,30 @@ def test_a_response_or_model_that_does_not_fit_is_refused(fields: dict[str, Any]
     inputs = read([Message(orjson.dumps(item(truth=1, **fields)))], {"m": THREE})
     [(_, refusal)] = inputs.refused
     assert refusal.reason is reason and inputs.parts == []
+
+
+@pytest.mark.parametrize("model", ["gone", None])
+@pytest.mark.parametrize(
+    ("form", "truth"),
+    [({"truth_index": 2}, 2), ({"truth_one_hot": [0, 1, 0]}, 1), ({"truth_index": 3}, None), ({"truth": 1}, None)],
+)
+def test_a_truth_that_needs_no_label_is_joined_with_the_answer_of_a_model_that_was_removed(
+    model: str | None, form: dict[str, Any], truth: int | None
+) -> None:
+    told = Message(orjson.dumps(item(model=model, **form)))
+    specs = {"m": BINARY}
+    [(_, entry)] = InputReader(specs, 30, 1).read([told], NOW, known={"m", "gone"}).parts
+    pair = Entry((PairHalf(0, 0, "gone", "1", NOW, NOW, *answer_of([0.7, 0.2, 0.1], True)),))
+    merged = merge(pair, entry, specs)
+    assert [half.truth for half in merged.entry.pairs] == [truth]
+    assert len(merged.refused) == (truth is None)
+
+
+@pytest.mark.parametrize("fields", [{"truth_label": "c"}, {"truth": "c"}, {"truth": 1, "response": [0.7, 0.2, 0.1]}])
+def test_what_needs_the_labels_of_a_model_that_was_removed_is_refused(fields: dict[str, Any]) -> None:
+    told = Message(orjson.dumps(item(model="gone", **fields)))
+    [(_, refusal)] = InputReader({"m": BINARY}, 30, 1).read([told], NOW, known={"gone"}).refused
+    assert refusal.reason is Reason.UNKNOWN_MODEL
 
 
 NUMBERED = spec("1", "2", "3")
