@@ -23,6 +23,7 @@ import orjson
 import typer
 from rich.console import Console
 
+from schemas.base import utc_now
 from tests.faults import models
 from tests.faults.faults import FAULTS, Fault
 from tests.faults.lab import PROCESSES, WINDOW, Lab, Sample
@@ -174,6 +175,7 @@ def measure(
         statuses = lab.stop()
         ledger = balance(lab.settings, lab.store, lab.stream.truths, lab.truths.questions, WINDOW, books_of(lab))
     report = {
+        "date": utc_now().date().isoformat(),
         "machine": {"cores": os.cpu_count(), "cpu": platform.processor() or platform.machine()},
         "servers": "Apache Kafka, three nodes; embedded record store",
         "processes": PROCESSES,
