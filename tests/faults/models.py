@@ -62,7 +62,7 @@ def retrained(lab: Lab) -> Iterator[None]:
     after = str(int(before) + 1)
     side.expect(name, answered(before, after))
     side.wait_settled(name)
-    _replace(_retrain(lab, folder, after), folder)
+    replace_folder(retrained_folder(lab.folder / "incoming", folder, after), folder)
     _restart(lab, agents_first=True)
     side.expect(name, answered(after))
     side.wait_sent(name, REQUESTS)
@@ -90,6 +90,25 @@ def restart_in_turn(processes: Iterable[WorkerProcess]) -> None:
         process.start().wait_ready(READY_SECONDS)
 
 
+def retrained_folder(incoming: Path, folder: Path, version: str) -> Path:
+    """The next version of a model, where no process looks: its drift detector has half of the reference."""
+    fresh = incoming / folder.name
+    shutil.copytree(folder, fresh)
+    file = fresh / "drift" / "probabilities" / "reference.npz"
+    with np.load(file) as arrays:
+        halves = {key: values[: len(values) // 2] for key, values in arrays.items()}
+    np.savez(file, **halves)
+    _change_spec(fresh, version=version)
+    return fresh
+
+
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Put a complete folder in its place: a process that starts meanwhile sees the old one, the new one, or none."""
+    if folder.exists():
+        _take_away(folder)
+    fresh.rename(folder)
+
+
 def settle(lab: Lab) -> None:
     """Wait until all that was ever sent to these models is whole; call it when no more is sent."""
     _wait_whole(lab)
@@ -101,7 +120,7 @@ def _add(lab: Lab, name: str, fresh: Path) -> None:
     side.wait_sent(name, REQUESTS)
     side.expect(name, either(version))
     side.wait_settled(name)
-    _replace(fresh, lab.models / name)
+    replace_folder(fresh, lab.models / name)
     _restart(lab, agents_first=True)
     side.expect(name, answered(version))
     side.wait_sent(name, REQUESTS)
@@ -173,30 +192,11 @@ def _make(lab: Lab, name: str) -> Path:
     return make_models(lab.folder / "incoming", [name], SPEC) / name
 
 
-def _retrain(lab: Lab, folder: Path, version: str) -> Path:
-    """The next version of a model, where no process looks: its drift detector has half of the reference."""
-    fresh = lab.folder / "incoming" / folder.name
-    shutil.copytree(folder, fresh)
-    file = fresh / "drift" / "probabilities" / "reference.npz"
-    with np.load(file) as arrays:
-        halves = {key: values[: len(values) // 2] for key, values in arrays.items()}
-    np.savez(file, **halves)
-    _change_spec(fresh, version=version)
-    return fresh
-
-
 def _change_spec(folder: Path, **fields: str) -> None:
     file = folder / "model.yaml"
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | fields))
     write_checksums(folder)
     load_model_folder(folder).verify()
-
-
-def _replace(fresh: Path, folder: Path) -> None:
-    """Put a complete folder in its place: a process that starts meanwhile sees the old one, the new one, or none."""
-    if folder.exists():
-        _take_away(folder)
-    fresh.rename(folder)
 
 
 def _take_away(folder: Path) -> None:

@@ -1,11 +1,12 @@
 """What topics and record store hold of the models beside the lab's own, read for their books."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import orjson
 
-from agents.confusion.told_sums import LIFETIME, read_sums
+from agents.confusion.sums import Sums
+from agents.confusion.told_sums import LIFETIME, ToldSums, read_sums
 from cli.replay.messages import consumed
 from runtime.settings import Settings
 from schemas.letters import DeadLetter, read_letter
@@ -38,27 +39,28 @@ def refused_of(letter: DeadLetter) -> Refused | None:
 
 
 def lifetime_counts(settings: Settings) -> dict[Group, tuple[int, int]]:
-    """Pairs and truths counted over the lifetime of each version: the sums of each partition's latest
-    owner, which are the last it sent."""
+    """Pairs and truths that the confusion agent counts over the lifetime of each version."""
     messages = sorted(map(consumed, read(settings, PERFORMANCE_SUMS.name)), key=lambda one: (one.partition, one.offset))
-    partitions = settings.kafka_partitions
-    latest: dict[tuple[Group, int], tuple[int, int, int]] = {}
-    for told in (read_sums(message, partitions) for message in messages):
+    return counts_of(read_sums(message, settings.kafka_partitions) for message in messages)
+
+
+def counts_of(log: Iterable[ToldSums | None]) -> dict[Group, tuple[int, int]]:
+    """Of each partition, what its owner of the highest epoch told last; over all partitions."""
+    latest: dict[tuple[Group, int], ToldSums] = {}
+    for told in log:
         if told is None or told.window != LIFETIME:
             continue
         key = (told.model, told.version), told.partition
         if told.sums is None:
             latest.pop(key, None)
-        elif told.epoch >= latest.get(key, (-1, 0, 0))[0]:
-            latest[key] = told.epoch, told.sums["pairs"], told.sums["labelled"]
-    groups = {group for group, _ in latest}
-    return {
-        group: (
-            sum(pairs for (own, _), (_, pairs, _) in latest.items() if own == group),
-            sum(labelled for (own, _), (_, _, labelled) in latest.items() if own == group),
-        )
-        for group in groups
-    }
+        elif key not in latest or told.epoch >= latest[key].epoch:
+            latest[key] = told
+    counts = dict[Group, tuple[int, int]]()
+    for (group, _), told in latest.items():
+        pairs, labelled = counts.get(group, (0, 0))
+        own = told.sums or Sums()
+        counts[group] = pairs + own["pairs"], labelled + own["labelled"]
+    return counts
 
 
 def look(

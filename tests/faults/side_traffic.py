@@ -121,6 +121,10 @@ class SideTraffic:
         enough = len(self.of(model)) + count
         self._wait(lambda: len(self.of(model)) >= enough, f"{count} more requests to {model}")
 
+    def wait_seen(self, count: int) -> None:
+        """Wait until so many pairs were seen."""
+        self._wait(lambda: len(self.pairs) >= count, f"{count} pairs")
+
     def tell_held_back(self, model: str) -> None:
         """Tell the truths about a model's answers that were held back so far."""
         with self._lock:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from agents.confusion.sums import Sums
+from agents.confusion.told_sums import LIFETIME, ToldSums
 from schemas.letters import DeadLetter
 from schemas.messages import DriftReport, LogPosition
 from tests.faults.agents import MODEL
 from tests.faults.ledger import Everything, Ledger, Side, compare
-from tests.faults.side_found import refused_of
+from tests.faults.side_found import counts_of, refused_of
 from tests.faults.side_ledger import Answer, Expected, Found, Refused, SideLedger, SideRequest, balance_side
 
 WINDOW = 3
@@ -238,3 +240,13 @@ def test_a_letter_about_the_lab_s_own_request_or_about_anything_else_is_no_expec
 def test_a_second_letter_about_a_refused_request_is_doubled() -> None:
     ledger = whole(replace(EVERYTHING, letters=[*EVERYTHING.letters, EVERYTHING.letters[0]]))
     assert ledger.doubled == {"s-6"} and not ledger.balanced
+
+
+def told(epoch: int, pairs: int, labelled: int, partition: int = 0, window: int = LIFETIME) -> ToldSums:
+    return ToldSums("side", "1", window, partition, epoch, Sums(pairs=pairs, labelled=labelled))
+
+
+def test_what_is_counted_is_what_each_partition_s_latest_owner_told_last() -> None:
+    log = [told(5, 1, 0), told(5, 3, 1), told(9, 4, 2), told(5, 100, 100), told(9, 2, 2, 1), told(9, 50, 50, window=7)]
+    assert counts_of(log) == {("side", "1"): (6, 4)}
+    assert counts_of([*log, None, ToldSums("side", "1", LIFETIME, 0)]) == {("side", "1"): (2, 2)}
