@@ -25,6 +25,7 @@ SPEC = {"window_size": WINDOW, "max_age_seconds": MAX_AGE_SECONDS}
 REQUESTS = 20
 """That come, at the least, in each state of things."""
 STOP_SECONDS, READY_SECONDS = 10.0, 120.0
+WORKERS = "inference"
 REFUSED = Expected(frozenset(), refusable=True)
 
 
@@ -63,7 +64,7 @@ def retrained(lab: Lab) -> Iterator[None]:
     side.expect(name, answered(before, after))
     side.wait_settled(name)
     replace_folder(retrained_folder(lab.folder / "incoming", folder, after), folder)
-    _restart(lab, agents_first=True)
+    restart_in_turn(_of(lab, [*_agents(lab), WORKERS]))
     side.expect(name, answered(after))
     side.wait_sent(name, REQUESTS)
     side.wait_settled(name)
@@ -121,7 +122,7 @@ def _add(lab: Lab, name: str, fresh: Path) -> None:
     side.expect(name, either(version))
     side.wait_settled(name)
     replace_folder(fresh, lab.models / name)
-    _restart(lab, agents_first=True)
+    restart_in_turn(_of(lab, [*_agents(lab), WORKERS]))
     side.expect(name, answered(version))
     side.wait_sent(name, REQUESTS)
     side.wait_settled(name)
@@ -132,7 +133,7 @@ def _remove(lab: Lab, name: str) -> None:
     side.expect(name, either(version))
     side.wait_settled(name)
     _take_away(lab.models / name)
-    restart_in_turn(_of(lab, ["inference"]))
+    restart_in_turn(_of(lab, [WORKERS]))
     side.expect(name, REFUSED)
     side.wait_settled(name)
     _wait_whole(lab, name)
@@ -144,13 +145,8 @@ def _remove(lab: Lab, name: str) -> None:
     _wait_whole(lab, name)
 
 
-def _restart(lab: Lab, agents_first: bool) -> None:
-    kinds = [*_agents(lab), "inference"] if agents_first else ["inference", *_agents(lab)]
-    restart_in_turn(_of(lab, kinds))
-
-
 def _agents(lab: Lab) -> list[str]:
-    return [kind for kind in dict.fromkeys(map(_kind, lab.processes)) if kind != "inference"]
+    return [kind for kind in dict.fromkeys(map(_kind, lab.processes)) if kind != WORKERS]
 
 
 def _of(lab: Lab, kinds: Sequence[str]) -> list[WorkerProcess]:
