@@ -247,9 +247,9 @@ FAULTS = [
     Fault("clocks jump an hour", clock_jumps, _needs_faketime),
     Fault("rolling restart of every process", rolling_restart),
     Fault("a model is added", models.added),
-    Fault("a model is removed", models.removed),
     Fault("a model is retrained", models.retrained),
     Fault("a model is renamed", models.renamed),
+    Fault("a model is removed", models.removed),
     Fault("rebalance storm", rebalance_storm),
     Fault("three times the load", more_load),
 ]

@@ -6,6 +6,7 @@ the while, before it is there and after it has gone, too.
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +25,8 @@ MAX_AGE_SECONDS = 20.0
 SPEC = {"window_size": WINDOW, "max_age_seconds": MAX_AGE_SECONDS}
 REQUESTS = 20
 """That come, at the least, in each state of things."""
-STOP_SECONDS, READY_SECONDS = 10.0, 120.0
+STOP_SECONDS, GRACE_SECONDS, READY_SECONDS = 10.0, 30.0, 300.0
+"""Of a stop; until the supervisor kills (`terminationGracePeriodSeconds`); of a start on a busy machine."""
 WORKERS = "inference"
 REFUSED = Expected(frozenset(), refusable=True)
 
@@ -64,7 +66,8 @@ def retrained(lab: Lab) -> Iterator[None]:
     side.expect(name, answered(before, after))
     side.wait_settled(name)
     replace_folder(retrained_folder(lab.folder / "incoming", folder, after), folder)
-    restart_in_turn(_of(lab, [*_agents(lab), WORKERS]))
+    _roll_out(lab, _agents(lab))
+    _roll_out(lab, [WORKERS])
     side.expect(name, answered(after))
     side.wait_sent(name, REQUESTS)
     side.wait_settled(name)
@@ -84,10 +87,10 @@ def renamed(lab: Lab) -> Iterator[None]:
     yield
 
 
-def restart_in_turn(processes: Iterable[WorkerProcess]) -> None:
+def restart_in_turn(processes: Iterable[WorkerProcess], grace_seconds: float = STOP_SECONDS) -> None:
     """Each in turn: SIGTERM, its end in time and with status 0, the next once it is ready again."""
     for process in processes:
-        assert process.stop(STOP_SECONDS) == 0, process.last_words()
+        assert process.stop(grace_seconds) == 0, process.last_words()
         process.start().wait_ready(READY_SECONDS)
 
 
@@ -122,7 +125,8 @@ def _add(lab: Lab, name: str, fresh: Path) -> None:
     side.expect(name, either(version))
     side.wait_settled(name)
     replace_folder(fresh, lab.models / name)
-    restart_in_turn(_of(lab, [*_agents(lab), WORKERS]))
+    _roll_out(lab, _agents(lab))
+    _roll_out(lab, [WORKERS])
     side.expect(name, answered(version))
     side.wait_sent(name, REQUESTS)
     side.wait_settled(name)
@@ -133,11 +137,11 @@ def _remove(lab: Lab, name: str) -> None:
     side.expect(name, either(version))
     side.wait_settled(name)
     _take_away(lab.models / name)
-    restart_in_turn(_of(lab, [WORKERS]))
+    _roll_out(lab, [WORKERS])
     side.expect(name, REFUSED)
     side.wait_settled(name)
     _wait_whole(lab, name)
-    restart_in_turn(_of(lab, _agents(lab)))
+    _roll_out(lab, _agents(lab))
     side.tell_held_back(name)
     side.wait_sent(name, REQUESTS)
     side.close(name)
@@ -145,12 +149,16 @@ def _remove(lab: Lab, name: str) -> None:
     _wait_whole(lab, name)
 
 
+def _roll_out(lab: Lab, kinds: Sequence[str]) -> None:
+    """A rolling restart of these services, side by side as on Kubernetes: of each, one instance after another."""
+    services = [[process for name, process in lab.processes.items() if _kind(name) == kind] for kind in kinds]
+    with ThreadPoolExecutor(len(services)) as pool:
+        for done in [pool.submit(restart_in_turn, service, GRACE_SECONDS) for service in services]:
+            done.result()
+
+
 def _agents(lab: Lab) -> list[str]:
     return [kind for kind in dict.fromkeys(map(_kind, lab.processes)) if kind != WORKERS]
-
-
-def _of(lab: Lab, kinds: Sequence[str]) -> list[WorkerProcess]:
-    return [process for kind in kinds for name, process in lab.processes.items() if _kind(name) == kind]
 
 
 def _kind(process: str) -> str:
