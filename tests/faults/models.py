@@ -6,8 +6,8 @@ the while, before it is there and after it has gone, too.
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -87,10 +87,10 @@ def renamed(lab: Lab) -> Iterator[None]:
     yield
 
 
-def restart_in_turn(processes: Iterable[WorkerProcess], grace_seconds: float = STOP_SECONDS) -> None:
+def restart_in_turn(processes: Iterable[WorkerProcess]) -> None:
     """Each in turn: SIGTERM, its end in time and with status 0, the next once it is ready again."""
     for process in processes:
-        assert process.stop(grace_seconds) == 0, process.last_words()
+        assert process.stop(STOP_SECONDS) == 0, process.last_words()
         process.start().wait_ready(READY_SECONDS)
 
 
@@ -150,11 +150,20 @@ def _remove(lab: Lab, name: str) -> None:
 
 
 def _roll_out(lab: Lab, kinds: Sequence[str]) -> None:
-    """A rolling restart of these services, side by side as on Kubernetes: of each, one instance after another."""
+    """A rolling restart of these services, side by side as on Kubernetes: of each, one instance after another.
+
+    Not by threads: a process dies with the thread that started it (`PR_SET_PDEATHSIG`).
+    """
     services = [[process for name, process in lab.processes.items() if _kind(name) == kind] for kind in kinds]
-    with ThreadPoolExecutor(len(services)) as pool:
-        for done in [pool.submit(restart_in_turn, service, GRACE_SECONDS) for service in services]:
-            done.result()
+    for wave in zip_longest(*services):
+        processes = [process for process in wave if process is not None]
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            assert process.wait(GRACE_SECONDS) == 0, process.last_words()
+            process.start()
+        for process in processes:
+            process.wait_ready(READY_SECONDS)
 
 
 def _agents(lab: Lab) -> list[str]:
