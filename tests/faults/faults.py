@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from tests.faults import models
 from tests.faults.lab import FAKETIME, PROCESSES, Lab
 from tests.integration.workers import WorkerProcess
 
@@ -174,9 +175,7 @@ def _start_second_instances(lab: Lab, own_clock: bool) -> None:
 @contextmanager
 def rolling_restart(lab: Lab) -> Iterator[None]:
     """Each process in turn: SIGTERM, its end within 10 s and with status 0, the next once it is ready again."""
-    for process in lab.processes.values():
-        assert process.stop(10) == 0, process.last_words()
-        process.start().wait_ready(120)
+    models.restart_in_turn(lab.processes.values())
     yield
 
 
@@ -247,6 +246,10 @@ FAULTS = [
     Fault("disk of the join state full", state_disk_full, _needs_mount),
     Fault("clocks jump an hour", clock_jumps, _needs_faketime),
     Fault("rolling restart of every process", rolling_restart),
+    Fault("a model is added", models.added),
+    Fault("a model is retrained", models.retrained),
+    Fault("a model is renamed", models.renamed),
+    Fault("a model is removed", models.removed),
     Fault("rebalance storm", rebalance_storm),
     Fault("three times the load", more_load),
 ]

@@ -20,6 +20,7 @@ from runtime.settings import Settings
 from schemas.base import utc_now
 from schemas.topics import EXPLANATION_REQUESTS, EXPLANATIONS, FEEDBACK
 from tests.faults.agents import Store, make_models, reports, wait_for
+from tests.faults.side_traffic import SideTraffic
 from tests.faults.stream import PARTITIONS, RequestStream
 from tests.integration.workers import WorkerProcess
 from tests.servers.flaky_store import FlakyStore
@@ -139,6 +140,7 @@ class Lab:
     Attributes:
         cluster: three brokers, each behind a proxy that all our processes go through.
         store: the record store; `flaky` answers for it as told, and `store_proxy` is the network before that.
+        side: requests to models beside the lab's own.
         processes: by name; a killed one is started again by the fault itself or by `revive`.
         chance: one seed decides who is hit.
         storm_seconds: length of a rebalance storm, and of a time of more load.
@@ -182,6 +184,7 @@ class Lab:
             self._start_processes()
             self.stream = stack.enter_context(RequestStream(self.settings, "lab", self.rate))
             self.truths = Truths(self.settings, self.stream).start()
+            self.side = stack.enter_context(SideTraffic(self.settings))
             self._scored = Progress(self.store, self.stream, "outlier.score")
             self._joined = Progress(self.store, self.stream, "feedback.truth")
             wait_for(lambda: self.unrecorded() < 5 * self.rate, SETTLE_SECONDS, lambda: "the pipeline flows")
@@ -223,7 +226,8 @@ class Lab:
         return sample
 
     def settle(self) -> None:
-        """End the stream, and wait until everything that was sent is recorded."""
+        """End the streams, and wait until everything that was sent is recorded."""
+        self.side.finish()
         self.stream.finish(0)
         self.truths.finish()
         sent = len(self.stream.truths)
@@ -231,7 +235,7 @@ class Lab:
             lambda: self.recorded() == (sent, sent), SETTLE_SECONDS, lambda: f"{self.recorded()} of {sent}", self.revive
         )
         wait_for(
-            lambda: sent - sum(one.size for one in reports(self.settings).values()) < WINDOW,
+            lambda: sent - sum(one.size for one in reports(self.settings).values() if one.model == MODEL) < WINDOW,
             SETTLE_SECONDS,
             lambda: "the last drift window",
             self.revive,
@@ -288,6 +292,7 @@ class Lab:
             "MODELWATCH_JOIN_LOOKUP_SECONDS": "6",
             "MODELWATCH_WORKER_URL": worker.url if worker else None,
             "MODELWATCH_COMPUTE_THREADS": "1",
+            "MODELWATCH_DEFAULT_MODEL": MODEL,
         }
         return environment
 

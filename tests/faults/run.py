@@ -23,9 +23,11 @@ import orjson
 import typer
 from rich.console import Console
 
+from schemas.base import utc_now
+from tests.faults import models
 from tests.faults.faults import FAULTS, Fault
 from tests.faults.lab import PROCESSES, WINDOW, Lab, Sample
-from tests.faults.ledger import Ledger, balance
+from tests.faults.ledger import Ledger, Side, balance
 from tests.servers.kafka_artifacts import kafka_libraries
 from tests.servers.maven import MissingServerError
 
@@ -44,6 +46,7 @@ class Injection:
 
     Attributes:
         first, last: numbers of the requests that were sent from its start until the pipeline was well again.
+        side_first, side_last: of those to models beside the lab's own.
         in_flight: requests without a complete record, at the most.
         recovery_seconds: from the fault's end until every request and truth sent before it was recorded.
     """
@@ -51,6 +54,8 @@ class Injection:
     fault: str
     first: int
     last: int = 0
+    side_first: int = 0
+    side_last: int = 0
     in_flight: int = 0
     recovery_seconds: float = 0.0
     seconds: float = 0.0
@@ -58,13 +63,16 @@ class Injection:
 
 @dataclass
 class Row:
-    """All injections of one fault."""
+    """All injections of one fault; `side_…`: requests to models beside the lab's own meanwhile."""
 
     fault: str
     times: int = 0
     in_flight: int = 0
     lost: int = 0
     doubled: int = 0
+    side_sent: int = 0
+    side_answered: int = 0
+    side_refused: int = 0
     recovery: list[float] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
@@ -74,6 +82,9 @@ class Row:
             "in_flight": self.in_flight,
             "lost": self.lost,
             "doubled": self.doubled,
+            "side_sent": self.side_sent,
+            "side_answered": self.side_answered,
+            "side_refused": self.side_refused,
             "recovery_seconds_median": round(statistics.median(self.recovery), 1),
             "recovery_seconds_max": round(max(self.recovery), 1),
         }
@@ -82,7 +93,7 @@ class Row:
 def inject(lab: Lab, fault: Fault) -> Injection:
     """Do it, and wait until the pipeline is well again."""
     began = time.monotonic()
-    injection = Injection(fault.name, len(lab.stream.truths))
+    injection = Injection(fault.name, len(lab.stream.truths), side_first=len(lab.side.of()))
     with fault.inject(lab):
         over = time.monotonic()
         sent, told = len(lab.stream.truths), lab.truths.told
@@ -96,6 +107,7 @@ def inject(lab: Lab, fault: Fault) -> Injection:
                 raise AssertionError(f"{fault.name}: {scored} of {sent} scored, {joined} of {told} joined")
             time.sleep(0.5)
         injection.recovery_seconds = time.monotonic() - over
+    injection.side_last = len(lab.side.of())
     injection.last, injection.seconds = len(lab.stream.truths), time.monotonic() - began
     return injection
 
@@ -106,7 +118,12 @@ def rows_of(injections: list[Injection], ledger: Ledger, lab: Lab) -> list[dict[
     for one in injections:
         row = rows.setdefault(one.fault, Row(one.fault))
         names = {lab.stream.name_of(number) for number in range(one.first, one.last)}
+        side = {request.request_id for request in lab.side.of()[one.side_first : one.side_last]}
+        names |= side
         row.times += 1
+        row.side_sent += len(side)
+        row.side_answered += len(side & {answer.request_id for answer in lab.side.pairs})
+        row.side_refused += len(side & {letter.request_id for letter in lab.side.letters})
         row.in_flight = max(row.in_flight, one.in_flight)
         row.lost += len(ledger.lost & names)
         row.doubled += len(ledger.doubled & names)
@@ -152,11 +169,13 @@ def measure(
             console.print(f"well after {injections[-1].recovery_seconds:.1f} s")
             time.sleep(PAUSE_SECONDS)
         lab.settle()
+        models.settle(lab)
         ended.set()
         watcher.join()
         statuses = lab.stop()
-        ledger = balance(lab.settings, lab.store, lab.stream.truths, lab.truths.questions, WINDOW)
+        ledger = balance(lab.settings, lab.store, lab.stream.truths, lab.truths.questions, WINDOW, books_of(lab))
     report = {
+        "date": utc_now().date().isoformat(),
         "machine": {"cores": os.cpu_count(), "cpu": platform.processor() or platform.machine()},
         "servers": "Apache Kafka, three nodes; embedded record store",
         "processes": PROCESSES,
@@ -164,12 +183,27 @@ def measure(
         "seed": seed,
         "seconds": round(time.monotonic() - began),
         "balanced": ledger.balanced and set(statuses.values()) == {0},
-        "ledger": {name: value if isinstance(value, int) else len(value) for name, value in asdict(ledger).items()},
+        "ledger": figures_of(ledger),
         "exit_statuses": statuses,
         "faults": rows_of(injections, ledger, lab),
         "resources": resources(lab.samples),
     }
     return report, ledger
+
+
+def books_of(lab: Lab) -> Side:
+    """What was sent to the models beside the lab's own."""
+    return Side(lab.side.of(), lab.side.told, models.WINDOW)
+
+
+def figures_of(ledger: Ledger) -> dict[str, Any]:
+    """How many there are of each, and of each difference."""
+    side = {name: _count(value) for name, value in asdict(ledger.side).items()}
+    return {name: side if name == "side" else _count(value) for name, value in asdict(ledger).items()}
+
+
+def _count(value: int | list[str]) -> int:
+    return value if isinstance(value, int) else len(value)
 
 
 def resources(samples: list[Sample]) -> dict[str, Any]:

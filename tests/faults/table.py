@@ -9,7 +9,7 @@ import orjson
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = PROJECT / "docs" / "reliability.md"
-FIGURES = {name: PROJECT / "bench" / f"{name}.json" for name in ("reliability", "overload", "soak")}
+FIGURES = {name: PROJECT / "bench" / f"{name}.json" for name in ("reliability", "models", "overload", "soak")}
 BLOCK = r"(<!-- {name} -->\n).*?(<!-- end -->)"
 
 
@@ -25,6 +25,26 @@ def fault_table(report: dict[str, Any]) -> str:
         for one in report["faults"]
     ]
     return "\n".join([*lines, "", ledger_line(report), ""])
+
+
+def model_table(report: dict[str, Any]) -> str:
+    """Markdown: one row a change of the models, and the books of these."""
+    lines = [
+        "| change | times | requests to the model | answered | refused (`unknown_model`) | lost | duplicated |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {one['fault']} | {one['times']} | {one['side_sent']:,} | {one['side_answered']:,} "
+        f"| {one['side_refused']:,} | {one['lost']} | {one['doubled']} |"
+        for one in report["faults"]
+    ]
+    books = report["ledger"]["side"]
+    said = (
+        f"To these models {books['sent']:,} requests were sent: {books['answered']:,} pairs and as many records with "
+        f"a verdict, {books['joined']:,} joined with their truth, {books['in_windows']:,} in {books['windows']} drift "
+        f"windows of one version each; {books['refused']:,} dead letters. Measured on {report['date']}."
+    )
+    return "\n".join([*lines, "", f"{ledger_line(report)} {said}", ""])
 
 
 def ledger_line(report: dict[str, Any]) -> str:
@@ -85,7 +105,12 @@ median {report["http_seconds_median"]:g} s, highest {report["http_seconds_max"]:
 
 def render(page: str) -> str:
     """The page with its blocks written anew from the figures that are there."""
-    blocks = {"reliability": [fault_table], "overload": [overload_text], "soak": [fault_table, resource_table]}
+    blocks = {
+        "reliability": [fault_table],
+        "models": [model_table],
+        "overload": [overload_text],
+        "soak": [fault_table, resource_table],
+    }
     for name, tables in blocks.items():
         if FIGURES[name].exists():
             report = orjson.loads(FIGURES[name].read_bytes())
