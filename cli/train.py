@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from runtime.model_folder import load_model_folder
+from runtime.spec_file import SPEC_FILE
 
 Folder = Annotated[Path, typer.Option(help="The model's folder.")]
 Work = Annotated[Path, typer.Option(help="Where unfinished trainings are kept.")]
@@ -55,9 +56,10 @@ def resnet32(
 @train_app.command()
 def temperature(folder: Folder = REFERENCE) -> None:
     """Fit the temperature of the classifier's confidence on held-out images."""
+    from training.image_folder import image_folder
     from training.temperature import calibrate_temperature
 
-    load_model_folder(folder)
+    image_folder(folder, by_class=True)
     _prepare()
     section = calibrate_temperature(load_model_folder(folder))
     _say(f"temperature {section.temperature}, fitted to {section.images} images ({section.source})")
@@ -134,11 +136,14 @@ def train_all(
     from training.command import OutliersCommand, ResnetCommand, run_outliers, run_resnet32
     from training.drift import DriftOptions, train_drift
     from training.fashion_mnist import fashion_mnist_file
+    from training.image_folder import image_folder
     from training.reference_model import WEIGHTS_FILE
     from training.temperature import calibrate_temperature
 
     if not without_fashion_mnist:
         fashion_mnist_file()
+    if (folder / SPEC_FILE).exists():
+        image_folder(folder, by_class=True)
     _prepare()
     if (folder / WEIGHTS_FILE).exists():
         _say(f"{folder / WEIGHTS_FILE} is there and kept; `modelwatch train resnet32 --replace` trains it anew")
@@ -160,7 +165,7 @@ def report(
     """Measure every figure of the model card from the folder's files (minutes), and print them."""
     from training.report.command import run_report
 
-    _check(folder, not without_fashion_mnist)
+    _check(folder, not without_fashion_mnist, by_class=True)
     _prepare()
     measured = run_report(folder, write, not without_fashion_mnist)
     if as_json:
@@ -181,11 +186,12 @@ def _report_after(folder: Path, wanted: bool, without_fashion_mnist: bool) -> No
     _say(f"Measured: {folder / 'MODEL_CARD.md'}")
 
 
-def _check(folder: Path, fashion_mnist: bool) -> None:
+def _check(folder: Path, fashion_mnist: bool, by_class: bool = False) -> None:
     """What can be known to be missing is said at once, not after TensorFlow's import or half an hour's training."""
     from training.fashion_mnist import fashion_mnist_file
+    from training.image_folder import image_folder
 
-    load_model_folder(folder)
+    image_folder(folder, by_class)
     if fashion_mnist:
         fashion_mnist_file()
 

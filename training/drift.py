@@ -14,9 +14,9 @@ from runtime.model_folder import ModelFolder
 from schemas.model_spec import DriftSpec, WindowSpec
 from training.classifier import Classifier, in_blocks
 from training.folder_update import new_files, update_spec
+from training.image_folder import image_folder
 from training.loop import progress_bar
 from training.network_export import export_network
-from training.outliers import image_folder
 from training.splits import ENCODER_REFERENCE_SPLIT, REFERENCE_SPLIT
 
 FILES = "drift"

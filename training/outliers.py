@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from agents.network import load_network, network_files
 from agents.outliers.detector import VaeScorer
 from runtime.errors import ConfigurationError
-from runtime.model_folder import ModelFolder, load_model_folder
+from runtime.model_folder import ModelFolder
 from schemas.model_spec import OutliersSpec, ThresholdCalibration
 from training.folder_update import new_files, update_spec
+from training.image_folder import image_folder
 from training.loop import CURVE_FILE
 from training.splits import AUTOENCODER_SPLIT, THRESHOLD_SPLIT
 from training.vae import VaeOptions, build_vae, export_vae, train_vae
@@ -87,19 +88,3 @@ def threshold_of(scores: NDArray[np.float64], rate: float) -> float:
             f"{len(scores)}"
         )
     return float(np.ceil(np.sort(scores)[place - 1] * 1e6) / 1e6)
-
-
-def image_folder(path: Path) -> ModelFolder:
-    """A model folder whose model takes CIFAR-10's images.
-
-    Raises:
-        ConfigurationError: it is not usable, or takes other inputs.
-    """
-    folder = load_model_folder(path)
-    shape = (folder.spec.input.kind, folder.spec.input.shape)
-    if shape != ("image", (32, 32, 3)):
-        raise ConfigurationError(
-            f"{path} takes {folder.spec.input.kind} inputs of shape {folder.spec.input.shape}; this command trains on "
-            "CIFAR-10, (32, 32, 3): docs/add-a-model.md shows how to train on other data"
-        )
-    return folder

@@ -134,3 +134,23 @@ def test_the_report_says_which_package_is_missing_before_it_measures(tmp_path: P
     assert done.returncode == 78
     assert "apt-get install dataset-fashion-mnist" in done.stderr
     assert "--without-fashion-mnist" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["temperature", "outliers", "drift", "report", "all"])
+def test_a_model_of_other_pictures_is_refused_before_anything_is_done(tmp_path: Path, command: str) -> None:
+    other = {"name": "other", "version": "1", "input": {"shape": [8, 8, 3]}, "labels": ["a", "b"]}
+    (tmp_path / "model.yaml").write_text(json.dumps(other | {"weights": {"framework": "null"}}))
+    options = ["--without-fashion-mnist"] if command == "all" else []
+    done = run(command, "--folder", str(tmp_path), *options)
+    assert done.returncode == 78, done.stderr
+    assert "(8, 8, 3)" in done.stderr and "docs/add-a-model.md" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["temperature", "report"])
+def test_a_model_of_other_classes_is_not_compared_with_cifar10s(tmp_path: Path, command: str) -> None:
+    other = {"name": "other", "version": "1", "input": {"shape": [32, 32, 3]}, "labels": ["a", "b"]}
+    (tmp_path / "model.yaml").write_text(json.dumps(other | {"weights": {"framework": "null"}}))
+    done = run(command, "--folder", str(tmp_path))
+    assert done.returncode == 78, done.stderr
+    assert "2 classes" in done.stderr and "Traceback" not in done.stderr
