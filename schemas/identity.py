@@ -14,7 +14,7 @@ MAX_ID_BYTES = 512
 
 @lru_cache(1 << 10)
 def labels_id(labels: tuple[str, ...]) -> str:
-    """Short name of a classifier's labels in their order: figures and truths of other ones are not mixed up with theirs.
+    """Short name of a classifier's labels in their order, so that those of two versions are told apart.
 
     It is the beginning of the SHA-256 of their JSON list, in ASCII and without spaces.
     """

@@ -104,8 +104,8 @@ class InputReader:
                 inputs.outcomes[one.model if one.model in self.specs else "", "invalid"] += 1  # type: ignore[index]
 
     def _part(self, told: Told, arrived: float, now: float, unlabelled: Collection[str]) -> Entry:
-        specs, needs_labels = self.specs, told.response is not None or isinstance(told.truth.form, str)
-        if not needs_labels and any(map(told.truth.is_about, unlabelled)):
+        specs, is_unlabelled = self.specs, any(map(told.truth.is_about, unlabelled))
+        if is_unlabelled and told.response is None and not isinstance(told.truth.form, str):
             return Entry((), (told.truth,), arrived, arrived + self.lookup_seconds)  # its pair tells whether it fits
         if told.model is not None and told.model not in specs:
             raise Refusal(
@@ -115,7 +115,13 @@ class InputReader:
             if told.model is None:
                 raise Refusal(Reason.MISSING_FIELD, "feedback with its own response must name the model that answered")
             return self_contained(told, specs[told.model], now, self.default_model == told.model)
-        resolve_any(told, [specs[told.model]] if told.model is not None else list(specs.values()))
+        try:
+            resolve_any(told, [specs[told.model]] if told.model is not None else list(specs.values()))
+        except Refusal as refusal:
+            if not is_unlabelled:
+                raise
+            remedy = "about an answer by labels that are not here any more, give truth_index"
+            raise Refusal(refusal.reason, f"{refusal.detail}; {remedy}") from refusal
         return Entry((), (told.truth,), arrived, arrived + self.lookup_seconds)
 
 

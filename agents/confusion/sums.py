@@ -15,7 +15,7 @@ Sums = Counter[str]
 """Names: `pairs`, `labelled`; of a classifier `log_loss`, `brier`, `bin:<number>:<what>`,
 `estimate:<temperature>:<what>` and `cell:<truth>:<predicted>`, or, of one with more than `DENSE_CLASSES`,
 `hit:<class>`, `missed:<truth>`, `false:<predicted>` and `mistake:<truth>:<predicted>`; of a regression model `absolute`
-and `squared` errors; `labels:<id>`, the pairs answered by these labels; `value:<what>:<value of the attribute broken down by>`.
+and `squared` errors; `value:<what>:<value of the attribute broken down by>`; `labels:<id>`, pairs answered by these.
 
 A name is the version of its term: what differs in meaning differs in name, so that it is never added up with the rest,
 in whatever window, fold or message it stands. Change `SCALE`, `BINS` or a formula, and the term needs a new name."""
