@@ -5,9 +5,20 @@ answer is counted, judged and recorded for itself.
 """
 
 import hashlib
+import json
+from functools import lru_cache
 
 MAX_ID_BYTES = 512
 """Of an id in UTF-8: what Elasticsearch takes as the id of a document."""
+
+
+@lru_cache(1 << 10)
+def labels_id(labels: tuple[str, ...]) -> str:
+    """Short name of a classifier's labels in their order, so that those of two versions are told apart.
+
+    It is the beginning of the SHA-256 of their JSON list, in ASCII and without spaces.
+    """
+    return hashlib.sha256(json.dumps(labels, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
 def record_id(request_id: str, model: str, version: str, primary: bool) -> str:

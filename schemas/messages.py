@@ -9,6 +9,8 @@ from schemas.base import MAX_INTEGER, Attributes, Base64Bytes, Contract, Message
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Matrix = tuple[tuple[int, ...], ...]
+LabelsId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+"""See `schemas.identity.labels_id`."""
 MAX_NUMBERS = 100_000
 """In a truth of one number a class."""
 MAX_SECONDS = 253_402_300_800.0
@@ -90,6 +92,11 @@ class InferenceResponse(Message):
     probabilities: tuple[float, ...] | None = Field(None, description="One a class, in the order of the model's labels")
     predicted: int | None = Field(None, le=MAX_INTEGER, description="Index of the most probable class")
     label: str | None = None
+    labels_id: LabelsId | None = Field(
+        None,
+        description="Of a classifier: by which labels it answered; the first 16 hexadecimal digits of the SHA-256 of "
+        "their JSON list, in ASCII and without spaces. Absent in pairs of earlier versions",
+    )
     confidence: Probability | None = Field(None, description="Probability of the predicted class")
     value: float | None = Field(
         None, ge=-LARGEST, le=LARGEST, description="A regression model's answer, in the unit that its one label names"
@@ -454,6 +461,7 @@ class JoinedPair(Contract):
     primary: bool = Field(True, description="As in its `InferenceResponse`")
     era: int = Field(0, ge=0, le=MAX_INTEGER, description="Of the topics of pairs and feedback, as in `JoinFold`")
     told: JoinedTruth | None = Field(None, description="The truth that holds")
+    labels: LabelsId | None = Field(None, description="As `labels_id` in its `InferenceResponse`")
 
     @model_validator(mode="after")
     def _answer_is_whole(self) -> "JoinedPair":

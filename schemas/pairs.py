@@ -14,6 +14,7 @@ import pybase64
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from schemas.identity import labels_id
 from schemas.messages import LARGEST, InferencePair, InferenceRequest, InferenceResponse, Outcome
 from schemas.model_spec import Task
 from schemas.refusal import Reason, Refusal
@@ -65,6 +66,7 @@ class PairWriter:
             "model_version": version,
             "primary": primary,
             "weights_sha256": weights_sha256,
+            "labels_id": None if task == "regression" else labels_id(self._labels),
             "device": device,
         }
 

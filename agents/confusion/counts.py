@@ -7,7 +7,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.confusion.sums import DENSE_CLASSES, MAX_MISTAKES, Sums
+from agents.confusion.sums import DENSE_CLASSES, LABELS, MAX_MISTAKES, Sums
+from schemas.identity import labels_id
 from schemas.messages import Mistake
 
 CELL, MISTAKE, HIT, MISSED, FALSE = "cell", "mistake", "hit", "missed", "false"
@@ -76,7 +77,13 @@ def counts_of(sums: Sums, classes: int) -> Counts:
 
 
 def fits(sums: Sums, classes: Sequence[str]) -> bool:
-    """Whether the sums are of a model with these classes; an earlier version may have had others, or none."""
+    """Whether the sums are of a model with these classes; an earlier version may have had others, or none.
+
+    Of pairs that do not say by which labels they were answered, as many or fewer are taken for these.
+    """
+    own = LABELS + labels_id(tuple(classes))
+    if any(name.startswith(LABELS) and name != own and count > 0 for name, count in sums.items()):
+        return False
     is_classifier = any(name.startswith(("estimate:", "confidence")) and count > 0 for name, count in sums.items())
     if not classes:
         return not is_classifier

@@ -9,6 +9,8 @@ import orjson
 import pybase64
 from numpy.typing import NDArray
 
+from schemas.identity import labels_id
+from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
 
 PAIRS_LANE, FEEDBACK_LANE = 0, 1
@@ -81,6 +83,7 @@ class PairHalf:
         primary: whether its record's id is the request id alone.
         era: of the input: of one era, no two have the same place (`agents.confusion.fold`).
         told: the truth that holds, its form an `Answer`.
+        labels: by which labels a classifier answered, their `labels_id`; None in pairs of earlier versions.
     """
 
     lane: int
@@ -96,6 +99,7 @@ class PairHalf:
     primary: bool = True
     era: int = 0
     told: Truth | None = None
+    labels: str | None = None
 
     @property
     def place(self) -> tuple[int, int]:
@@ -127,6 +131,10 @@ class PairHalf:
     def counted_truth(self) -> Answer | None:
         """The truth under which the lifetime counts a pair that was joined late."""
         return None if isinstance(self.counted, int) and self.counted == UNLABELLED else self.counted
+
+    def has_labels_of(self, spec: ModelSpec) -> bool:
+        """Whether it was answered by the labels that a spec of its model has; of earlier versions' pairs it may."""
+        return self.labels is None or self.labels == labels_id(spec.classes)
 
     def check_comparable(self, truth: Answer) -> None:
         """Raise `Refusal` for a truth that this answer cannot be compared with: its version had other classes."""

@@ -56,12 +56,12 @@ class InputReader:
     max_ahead: float = MAX_AHEAD_SECONDS
     default_model: str | None = None
 
-    def read(self, messages: Sequence[Any], now: float, known: Collection[str] = ()) -> Inputs:
+    def read(self, messages: Sequence[Any], now: float, unlabelled: Collection[str] = ()) -> Inputs:
         """What the messages bring.
 
         Args:
             now: the reader's clock, seconds since the epoch.
-            known: models of which answers are counted, whether they are here still or not.
+            unlabelled: models of which answers are counted by labels that are not here any more, or never were.
         """
         own = [one for one in messages if one.topic != FEEDBACK.name]
         pairs, refused = read_pairs(own, self.specs, now, self.max_ahead)
@@ -77,10 +77,10 @@ class InputReader:
                 inputs.pairs[model] += 1
         for message in messages:
             if message.topic == FEEDBACK.name:
-                self._read_feedback(inputs, message, now, known)
+                self._read_feedback(inputs, message, now, unlabelled)
         return inputs
 
-    def _read_feedback(self, inputs: Inputs, message: Any, now: float, known: Collection[str]) -> None:
+    def _read_feedback(self, inputs: Inputs, message: Any, now: float, unlabelled: Collection[str]) -> None:
         try:
             told, bad = read_feedback(message.value, message.offset)
         except Refusal as refusal:
@@ -96,17 +96,16 @@ class InputReader:
             try:
                 check_not_ahead("given_at", one.truth.given_at, arrived, self.max_ahead)
                 if target == message.partition:
-                    inputs.parts.append((one.request_id, self._part(one, arrived, now, known)))
+                    inputs.parts.append((one.request_id, self._part(one, arrived, now, unlabelled)))
                 else:
                     inputs.misplaced.append((one.request_id, target, one.raw, list(message.headers or ())))
             except Refusal as refusal:
                 inputs.refused.append((_letter(message, one.raw), refusal))
                 inputs.outcomes[one.model if one.model in self.specs else "", "invalid"] += 1  # type: ignore[index]
 
-    def _part(self, told: Told, arrived: float, now: float, known: Collection[str]) -> Entry:
-        specs = self.specs
-        removed = [name for name in known if name not in specs and told.truth.is_about(name)]
-        if removed and told.response is None and not isinstance(told.truth.form, str):
+    def _part(self, told: Told, arrived: float, now: float, unlabelled: Collection[str]) -> Entry:
+        specs, is_unlabelled = self.specs, any(map(told.truth.is_about, unlabelled))
+        if is_unlabelled and told.response is None and not isinstance(told.truth.form, str):
             return Entry((), (told.truth,), arrived, arrived + self.lookup_seconds)  # its pair tells whether it fits
         if told.model is not None and told.model not in specs:
             raise Refusal(
@@ -116,7 +115,13 @@ class InputReader:
             if told.model is None:
                 raise Refusal(Reason.MISSING_FIELD, "feedback with its own response must name the model that answered")
             return self_contained(told, specs[told.model], now, self.default_model == told.model)
-        resolve_any(told, [specs[told.model]] if told.model is not None else list(specs.values()))
+        try:
+            resolve_any(told, [specs[told.model]] if told.model is not None else list(specs.values()))
+        except Refusal as refusal:
+            if not is_unlabelled:
+                raise
+            remedy = "about an answer by labels that are not here any more, give truth_index"
+            raise Refusal(refusal.reason, f"{refusal.detail}; {remedy}") from refusal
         return Entry((), (told.truth,), arrived, arrived + self.lookup_seconds)
 
 
@@ -140,6 +145,7 @@ def _half(read: ReadPair, spec: ModelSpec, now: float) -> PairHalf:
         probabilities,
         value=spec.value_of(read.pair.request.attributes),
         primary=response.primary,
+        labels=response.labels_id if spec.classes else None,
     )
 
 

@@ -98,7 +98,7 @@ class JoinStage(BatchStage):
         for message in batch.messages:
             messages[message.partition].append(message)
         for partition, own in messages.items():
-            inputs = reader.read(own, now, self._own(partition).join.models())
+            inputs = reader.read(own, now, self._own(partition).join.unlabelled())
             joined.refused.extend(inputs.refused)
             self._metrics.count_unwatched(inputs.unwatched)
             joined.misplaced.extend(

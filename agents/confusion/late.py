@@ -77,6 +77,7 @@ def late_part(record: Mapping[str, Any], waiting: Entry, specs: Mapping[str, Mod
         value=None if spec is None else spec.value_of((record.get("request") or {}).get("attributes") or {}),
         primary=response.get("primary", True),
         told=told,
+        labels=response.get("labels_id") if is_classifier else None,
     )
     return Entry((half,))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from agents.confusion.entries import EMPTY, PAIRS_LANE, Answer, Entry, Gone, Identity, PairHalf, Rank, Truth
 from agents.confusion.truth import resolve, resolve_unnamed
 from schemas.model_spec import ModelSpec
-from schemas.refusal import Refusal
+from schemas.refusal import Reason, Refusal
 
 Specs = Mapping[str, ModelSpec]
 
@@ -135,7 +135,12 @@ def answer_to(half: PairHalf, truth: Truth, specs: Specs) -> Answer:
         Refusal: nothing: it is none of the model's classes, or another kind of truth.
     """
     spec = specs.get(half.model)
-    answer = resolve_unnamed(truth.form, half) if spec is None else resolve(truth.form, spec)
+    if spec is None:
+        answer = resolve_unnamed(truth.form, half)
+    elif not half.has_labels_of(spec):
+        answer = resolve_unnamed(truth.form, half, Reason.INVALID_FIELD)
+    else:
+        answer = resolve(truth.form, spec)
     half.check_comparable(answer)
     return answer
 

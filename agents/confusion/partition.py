@@ -8,10 +8,11 @@ from agents.confusion.entries import EMPTY, FEEDBACK_LANE, PAIRS_LANE, Entry, Pa
 from agents.confusion.fold import Fold, Group, encode_fold
 from agents.confusion.merging import Merge, departed, given_up, leave, merge, pending
 from agents.confusion.store import Changes, Store
-from agents.confusion.sums import Sums, add, contribution, lasting
+from agents.confusion.sums import LABELS, Sums, add, contribution, lasting
 from agents.confusion.truth import MAX_ITEMS
 from agents.confusion.versions import surplus
 from schemas.clock import MAX_AHEAD_SECONDS
+from schemas.identity import labels_id
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Refusal
 
@@ -110,8 +111,10 @@ class PartitionJoin:
         self._pairs = 0
         self.changed: set[WindowKey] = set()
         self._dropped: list[Group] = []
+        self._labels: dict[str, set[str]] = defaultdict(set)
         for group, sums in fold.sums.items():
             add(self.totals[group], sums)
+            self._labels[group[0]].update(name.removeprefix(LABELS) for name in sums if name.startswith(LABELS))
         for _, value in self._scan(ENTRY):
             entry = decode(value)
             self.entries += 1
@@ -264,9 +267,14 @@ class PartitionJoin:
         """The store has all of the log before this offset."""
         self._store.write(Changes({POSITION: str(position).encode()}))
 
-    def models(self) -> set[str]:
-        """Those of which answers are counted."""
-        return {model for (model, _), sums in self.totals.items() if sums}
+    def unlabelled(self) -> set[str]:
+        """Models of which answers are counted by labels that are not here: it was removed, or has other ones now."""
+        counted = {model for (model, _), sums in self.totals.items() if sums}
+        return {name for name in counted if not self._has_labels_of_all(name)}
+
+    def _has_labels_of_all(self, model: str) -> bool:
+        spec = self._specs.get(model)
+        return spec is not None and self._labels.get(model, set()) <= {labels_id(spec.classes)}
 
     def is_open(self, key: WindowKey) -> bool:
         """Whether a window's sums may be told; those of one that is closed would be too small."""
@@ -341,6 +349,7 @@ class PartitionJoin:
     def _count(self, pairs: Iterable[PairHalf], sign: int) -> None:
         for half in pairs:
             sums = contribution(half, self._temperatures)
+            self._labels[half.model].update(() if half.labels is None else (half.labels,))
             add(self.totals[half.identity], lasting(sums), sign)
             self._add_to_window(half, sums, sign)
 

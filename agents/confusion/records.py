@@ -30,7 +30,7 @@ def truth_record(partition: int, request_id: str, pair: PairHalf, specs: Mapping
     moment = datetime.fromtimestamp(pair.time, timezone.utc)
     document: dict[str, Any] = {
         "feedback": {
-            **_judged(pair.predicted, truth, specs.get(pair.model)),
+            **_judged(pair, truth, specs.get(pair.model)),
             "source": told.source,
             "answered_at": moment.isoformat(),
             "given_at": datetime.fromtimestamp(told.given_at, timezone.utc).isoformat(),
@@ -65,13 +65,13 @@ def uncounted_record(read: ReadPair) -> Record:
     return Record(index_of_day(INFERENCES, moment), record_id_of(read.pair), document, INFERENCES, source=read.message)
 
 
-def _judged(predicted: Answer, truth: Answer, spec: ModelSpec | None) -> dict[str, Any]:
-    """The label is left out where it is not known any more: of a model that was removed, or has fewer classes now."""
+def _judged(pair: PairHalf, truth: Answer, spec: ModelSpec | None) -> dict[str, Any]:
+    """The label is left out where it is not known any more: of a model that was removed, or has other labels now."""
     if isinstance(truth, float):
-        return {"value": truth, "error": predicted - truth}
-    labels = () if spec is None else spec.classes
+        return {"value": truth, "error": pair.predicted - truth}
+    labels = spec.classes if spec is not None and pair.has_labels_of(spec) else ()
     label = {"label": labels[truth]} if truth < len(labels) else {}
-    return {"truth": truth, **label, "correct": truth == predicted}
+    return {"truth": truth, **label, "correct": truth == pair.predicted}
 
 
 def report_record(report: PerformanceReport) -> Record:

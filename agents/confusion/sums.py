@@ -15,7 +15,7 @@ Sums = Counter[str]
 """Names: `pairs`, `labelled`; of a classifier `log_loss`, `brier`, `bin:<number>:<what>`,
 `estimate:<temperature>:<what>` and `cell:<truth>:<predicted>`, or, of one with more than `DENSE_CLASSES`,
 `hit:<class>`, `missed:<truth>`, `false:<predicted>` and `mistake:<truth>:<predicted>`; of a regression model `absolute`
-and `squared` errors; `value:<what>:<value of the attribute broken down by>`.
+and `squared` errors; `value:<what>:<value of the attribute broken down by>`; `labels:<id>`, pairs answered by these.
 
 A name is the version of its term: what differs in meaning differs in name, so that it is never added up with the rest,
 in whatever window, fold or message it stands. Change `SCALE`, `BINS` or a formula, and the term needs a new name."""
@@ -30,7 +30,7 @@ DENSE_CLASSES = 100
 """Models with more have no whole confusion matrix: its size is the square of theirs. Counts by class stay exact."""
 MAX_MISTAKES = 1000
 """Kinds of mistake (truth, answer) of a window that are told; the most frequent ones."""
-MISTAKE = "mistake:"
+MISTAKE, LABELS = "mistake:", "labels:"
 
 
 def estimate_name(temperature: float) -> str:
@@ -87,6 +87,8 @@ def _of(pair: PairHalf, truth: Answer | None, temperature: float) -> Sums:
         judged = {} if truth is None else {"correct": int(truth == pair.predicted)}
     shared = {"pairs": 1, "labelled": int(truth is not None)}
     sums = Sums(shared | terms)
+    if pair.labels is not None:
+        sums[_name("labels", pair.labels)] = 1
     if pair.value is not None:
         sums.update({f"value:{name}:{pair.value}": number for name, number in (shared | judged).items()})
     return Sums({name: value for name, value in sums.items() if value})
@@ -115,7 +117,7 @@ def _judged(truth: int, predicted: int, classes: int) -> dict[str, int]:
 
 
 @lru_cache(1 << 14)
-def _name(what: str, number: int) -> str:
+def _name(what: str, number: int | str) -> str:
     """One string for all windows that have it."""
     return f"{what}:{number}"
 

@@ -18,7 +18,7 @@ KEY = re.compile(r"(?P<group>.+)/(?P<window>-2|[0-9]{1,12})/(?P<partition>[0-9]{
 TERM = re.compile(
     r"pairs|labelled|log_loss|brier|confidence|absolute|squared|(cell|mistake):[0-9]{1,5}:[0-9]{1,5}"
     r"|(hit|missed|false):[0-9]{1,5}|bin:[0-9]{1,3}:(confidence|correct|count)|estimate:[0-9.e+-]{1,24}:(pairs|confidence)"
-    r"|value:(pairs|labelled|correct|absolute|squared):.{0,256}",
+    r"|labels:[0-9a-f]{16}|value:(pairs|labelled|correct|absolute|squared):.{0,256}",
     re.ASCII | re.DOTALL,
 )
 """Others are of a later version of this program, and left out."""

@@ -21,6 +21,7 @@ from agents.confusion.entries import (
     number_of,
 )
 from schemas.framing import framing_hint
+from schemas.identity import labels_id
 from schemas.messages import LARGEST, Feedback, Row
 from schemas.model_spec import ModelSpec
 from schemas.refusal import Reason, Refusal
@@ -103,18 +104,17 @@ def resolve(form: Form, spec: ModelSpec) -> Answer:
     return _class(form, spec.name, len(spec.labels))
 
 
-def resolve_unnamed(form: Form, half: PairHalf) -> Answer:
-    """As `resolve`, of a model that is not here any more: its labels are not known, but how many there were is.
+def resolve_unnamed(form: Form, half: PairHalf, reason: Reason = Reason.UNKNOWN_MODEL) -> Answer:
+    """As `resolve`, of an answer by labels that are not here any more: they are not known, but how many there were is.
 
     Raises:
-        Refusal: UNKNOWN_MODEL for a label, and for a number that may be one; else as `resolve`.
+        Refusal: of the reason, for a label and for a number that may be one; else as `resolve`.
     """
     if isinstance(half.predicted, float) and isinstance(form, list) and len(form) == 1:
         form = number_of(form[0])
     if isinstance(form, str) or (isinstance(form, list) and len(form) == 1):
-        raise Refusal(
-            Reason.UNKNOWN_MODEL, f"model {half.model!r} is not here any more, nor are its labels; give truth_index"
-        )
+        whose = f"version {half.version[:64]!r} of model {half.model[:64]!r}"
+        raise Refusal(reason, f"the labels by which {whose} answered are not here any more; give truth_index")
     if isinstance(form, list):
         return _of_numbers(form, half.model, half.classes)
     if isinstance(form, ClassOf):
@@ -170,6 +170,7 @@ def self_contained(told: Told, spec: ModelSpec, arrived: float, primary: bool) -
         *answer_of(answer, bool(spec.classes)),
         value=spec.value_of({}),
         primary=primary,
+        labels=labels_id(spec.classes) if spec.classes else None,
     )
     resolve(told.truth.form, spec)
     return Entry((half,), (replace(told.truth, letter=None),))

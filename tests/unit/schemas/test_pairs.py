@@ -66,6 +66,7 @@ def expected_pair(facts: dict[str, Any], index: int) -> InferencePair:
                 "probabilities": row,
                 "predicted": predicted,
                 "label": None if predicted is None else LABELS[predicted],
+                "labels_id": "45eee5383554521a",
                 "confidence": None if row is None else max(row),
                 "value": None,
                 "timings": {

@@ -9,6 +9,7 @@ import numpy as np
 import orjson
 
 from agents.confusion.entries import Answer, PairHalf, answer_of
+from schemas.identity import labels_id
 from schemas.model_spec import ModelSpec
 from schemas.pairs import PairWriter
 from schemas.topics import FEEDBACK, PAIRS
@@ -108,6 +109,7 @@ def answered(
         *answer_of(vector[0].tolist(), bool(classes)),
         value=spec.value_of(site),
         primary=spec.name == "m",
+        labels=labels_id(spec.labels) if classes else None,
     )
     return Answered(name, spec, half, Message(PAIRS.name, name.encode(), value, offset, kafka), ahead)
 
@@ -140,8 +142,10 @@ def form_of(kind: str, number: int, classes: int) -> Form:
 def meaning(form: Form, answer: ModelSpec, registered: ModelSpec | None) -> Answer | None:
     """What a truth says about an answer of a version, to one who has this version of the model, or none; None: nothing.
 
-    Labels, and how many classes a list is about, are those of the version that is registered.
+    Labels are known if the version that is registered has the same ones.
     """
+    if registered is not None and registered.labels != answer.labels:
+        registered = None
     [(kind, said)] = form.items()
     if not answer.classes:
         number = said if kind in ("truth", "truth_value") else None
@@ -165,10 +169,10 @@ def is_watched(one: Answered, specs: Mapping[str, ModelSpec]) -> bool:
     return not one.ahead and spec is not None and len(spec.classes) == len(one.spec.classes)
 
 
-def is_taken(one: Told, specs: Mapping[str, ModelSpec], known: Collection[str]) -> bool:
+def is_taken(one: Told, specs: Mapping[str, ModelSpec], unlabelled: Collection[str]) -> bool:
     """Whether an agent with these models takes a truth: it can be that of a model which it is about; or of one that has
-    answered and is not there any more, and is no label."""
-    if any(one.is_about(name) and name not in specs for name in known) and not one.ahead:
+    answered by labels which are not there any more, and is no label."""
+    if any(map(one.is_about, unlabelled)) and not one.ahead:
         return not isinstance(*one.form.values(), str) or is_taken(one, specs, ())
     about = [spec for spec in specs.values() if one.is_about(spec.name)]
     return not one.ahead and any(meaning(one.form, spec, spec) is not None for spec in about)

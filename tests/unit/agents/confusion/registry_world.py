@@ -91,9 +91,9 @@ class RegistryWorld(World):
     def read(self, owner: Owner, inputs: Sequence[Any]) -> list[tuple[str, Entry]]:
         """By the agent's own reader, which must take what it should, and refuse the rest by reason."""
         reader = InputReader(owner.specs, LIMITS.lookup_seconds, 1, MAX_AHEAD_SECONDS, "m")
-        known = owner.join.models()
-        found = reader.read([one.message for one in inputs], self.now, known)
-        counted = [one for one in inputs if _is_counted(one, owner.specs, known)]
+        unlabelled = owner.join.unlabelled()
+        found = reader.read([one.message for one in inputs], self.now, unlabelled)
+        counted = [one for one in inputs if _is_counted(one, owner.specs, unlabelled)]
         assert sorted(name for name, _ in found.parts) == sorted(one.name for one in counted)
         ahead = [one for one in inputs if one.ahead]
         assert sum(why.reason is Reason.IN_FUTURE for _, why in found.refused) == len(ahead)
@@ -177,5 +177,5 @@ class RegistryWorld(World):
         return [specs for life, specs in enumerate(self.lives) if life in alive or life >= then]
 
 
-def _is_counted(one: Sent, specs: Specs, known: Collection[str]) -> bool:
-    return is_watched(one, specs) if isinstance(one, Answered) else is_taken(one, specs, known)
+def _is_counted(one: Sent, specs: Specs, unlabelled: Collection[str]) -> bool:
+    return is_watched(one, specs) if isinstance(one, Answered) else is_taken(one, specs, unlabelled)

@@ -224,7 +224,7 @@ def test_a_truth_that_needs_no_label_is_joined_with_the_answer_of_a_model_that_w
 ) -> None:
     told = Message(orjson.dumps(item(model=model, **form)))
     specs = {"m": BINARY}
-    [(_, entry)] = InputReader(specs, 30, 1).read([told], NOW, known={"m", "gone"}).parts
+    [(_, entry)] = InputReader(specs, 30, 1).read([told], NOW, unlabelled={"gone"}).parts
     pair = Entry((PairHalf(0, 0, "gone", "1", NOW, NOW, *answer_of([0.7, 0.2, 0.1], True)),))
     merged = merge(pair, entry, specs)
     assert [half.truth for half in merged.entry.pairs] == [truth]
@@ -234,7 +234,7 @@ def test_a_truth_that_needs_no_label_is_joined_with_the_answer_of_a_model_that_w
 @pytest.mark.parametrize("fields", [{"truth_label": "c"}, {"truth": "c"}, {"truth": 1, "response": [0.7, 0.2, 0.1]}])
 def test_what_needs_the_labels_of_a_model_that_was_removed_is_refused(fields: dict[str, Any]) -> None:
     told = Message(orjson.dumps(item(model="gone", **fields)))
-    [(_, refusal)] = InputReader({"m": BINARY}, 30, 1).read([told], NOW, known={"gone"}).refused
+    [(_, refusal)] = InputReader({"m": BINARY}, 30, 1).read([told], NOW, unlabelled={"gone"}).refused
     assert refusal.reason is Reason.UNKNOWN_MODEL
 
 

@@ -241,6 +241,7 @@ class World:
         moment = np.datetime64(round(one.time * 1e6), "us").item().isoformat() + "+00:00"
         attributes = {} if one.value in (None, NO_VALUE) else {"site": one.value}
         response = {"model": one.model, "model_version": one.version, "answered_at": moment, **outputs}
+        response |= {} if one.labels is None else {"labels_id": one.labels}
         record = {"request": {"attributes": attributes}, "response": response}
         return record | self.records.get((name, one.identity), {})
 
