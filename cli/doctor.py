@@ -24,6 +24,7 @@ from runtime.kafka import cluster_topics
 from runtime.keras_files import inspect_keras_file
 from runtime.model_folder import ModelFolder, default_model, load_model_folder, model_paths
 from runtime.settings import Settings, read_settings, unknown_variables
+from runtime.spec_file import SPEC_FILE
 from runtime.topic_check import topic_problems
 from schemas.topics import REQUESTS, TOPICS
 
@@ -121,6 +122,7 @@ def _models(settings: Settings, load: bool) -> Iterator[Finding]:
     except ConfigurationError as error:
         yield Finding("models", False, str(error), "set MODELWATCH_MODELS")
         return
+    yield from _passed_over(settings.models, paths)
     folders: dict[str, ModelFolder] = {}
     for path in paths:
         try:
@@ -134,6 +136,14 @@ def _models(settings: Settings, load: bool) -> Iterator[Finding]:
         folders[folder.spec.name] = folder
         yield from _model(folder, load)
     yield _default_model(settings, folders)
+
+
+def _passed_over(root: Path, models: list[Path]) -> Iterator[Finding]:
+    """Sub-folders that are no models, perhaps by a slip: nothing else tells that they are left out."""
+    for path in sorted(root.iterdir()):
+        if path.is_dir() and path not in models and root not in models and path.name[0] not in "._":
+            found = f"{path} holds no {SPEC_FILE}, so it is no model"
+            yield Finding(f"folder {path.name}", None, found, "if it is one, docs/add-a-model.md; else ignore this")
 
 
 def _model(folder: ModelFolder, load: bool) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -30,15 +30,20 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(train_app, name="train")
 app.add_typer(letters_app, name="letters")
 
+MAX_PORT = 65535
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def _port_option(text: str) -> Any:
+    return typer.Option(min=0, max=MAX_PORT, help=text)
 
 
 @app.command()
 def up(
-    kafka_port: Annotated[int, typer.Option(help="Port of the embedded broker; 0 for any.")] = 9092,
-    elasticsearch_port: Annotated[int, typer.Option(help="Port of the embedded record store; 0 for any.")] = 9200,
-    worker_port: Annotated[int, typer.Option(help="HTTP port of the first worker; 0 for any.")] = 8080,
-    agents_port: Annotated[int, typer.Option(help="HTTP port of the first agent; 0 for any.")] = 8090,
+    kafka_port: Annotated[int, _port_option("Port of the embedded broker; 0 for any.")] = 9092,
+    elasticsearch_port: Annotated[int, _port_option("Port of the embedded record store; 0 for any.")] = 9200,
+    worker_port: Annotated[int, _port_option("HTTP port of the first worker; 0 for any.")] = 8080,
+    agents_port: Annotated[int, _port_option("HTTP port of the first agent; 0 for any.")] = 8090,
     workers: Annotated[int, typer.Option(min=1, help="Inference workers to run.")] = 1,
     data: Annotated[Path, typer.Option(help="Where the embedded servers keep their data.")] = Path("build/up"),
 ) -> None:
@@ -151,8 +156,8 @@ def top(
         "build/up"
     ),
     workers: Annotated[int, typer.Option(min=0, help="Workers, where there is no such file.")] = 1,
-    worker_port: Annotated[int, typer.Option(help="Port of the first worker, likewise.")] = 8080,
-    agents_port: Annotated[int, typer.Option(help="Port of the first agent, likewise.")] = 8090,
+    worker_port: Annotated[int, _port_option("Port of the first worker, likewise.")] = 8080,
+    agents_port: Annotated[int, _port_option("Port of the first agent, likewise.")] = 8090,
     interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between two readings.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print one frame and end; so does output to a file.")] = False,
 ) -> None:

@@ -11,15 +11,18 @@ from pathlib import Path
 
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from cli.settings_documents import SECTIONS
 from cli.supervisor import Service, Supervisor
 from cli.targets import write_targets
 from runtime.embedded import EmbeddedServers, free_ports
 from runtime.errors import ConfigurationError, TransientError
 from runtime.kafka import create_topics
+from runtime.model_folder import default_model, load_model_folders
 from runtime.record_indices import setup_record_store
 from runtime.settings import Settings, read_settings
 
 READY_SECONDS = 180.0
+MAX_PORT = 65535
 KAFKA, STORE = "KAFKA_BOOTSTRAP_SERVERS", "ELASTICSEARCH_URL"
 PORT_OPTIONS = {KAFKA: "--kafka-port", STORE: "--elasticsearch-port"}
 AGENTS = ("outliers", "drift", "confusion", "explanations")
@@ -88,11 +91,13 @@ def running_stack(
         keep_data: let the embedded servers save their data, which takes seconds for each 100 MB.
 
     Raises:
-        ConfigurationError: a port is taken, or the embedded servers are not installed.
+        ConfigurationError: a setting or a model is wrong, a port is taken, the data folder cannot be made, or the
+            embedded servers are not installed.
         FatalError: a service did not become ready.
         TransientError: the brokers named by the environment do not answer.
     """
-    read_settings(Settings)  # a wrong one ends this before anything is started
+    _check_configuration()  # a wrong one ends this before anything is started
+    _make(data)
     embedded = _embedded_servers(ports, data, keep_data)
     try:
         variables = _variables(embedded) | (environment or {})
@@ -112,6 +117,21 @@ def running_stack(
     finally:
         if embedded is not None:
             embedded.stop()
+
+
+def _check_configuration() -> None:
+    """What any of the services would end for, as far as it can be told without loading a model."""
+    for _, settings_class in SECTIONS:
+        read_settings(settings_class)
+    settings = read_settings(Settings)
+    default_model(settings.default_model, load_model_folders(settings.models))
+
+
+def _make(data: Path) -> None:
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"the folder {data} cannot be made: {error.strerror}; give another one") from error
 
 
 def _embedded_servers(ports: Ports, data: Path, keep: bool) -> EmbeddedServers | None:
@@ -145,9 +165,7 @@ def _overrides(variables: dict[str, str]) -> dict[str, str]:
 def _services(ports: Ports, workers: int, agents: Sequence[str], variables: dict[str, str]) -> Iterator[Service]:
     urls = []
     for index in range(workers):
-        port = ports.worker + index if ports.worker else free_ports(1)[0]
-        if not port_is_free(port):
-            raise ConfigurationError(f"port {port} is taken; stop what uses it or give another with --worker-port")
+        port = _port(ports.worker, index, "--worker-port")
         environment = variables | {
             "MODELWATCH_INSTANCE": f"worker-{index}",
             "MODELWATCH_PORT": str(port),
@@ -157,12 +175,22 @@ def _services(ports: Ports, workers: int, agents: Sequence[str], variables: dict
         yield Service(f"worker-{index}", ["-m", "inference"], urls[-1], environment)
     asked = {"MODELWATCH_WORKER_URL": ",".join(urls)} if urls else {}
     for index, name in enumerate(agents):
-        port = ports.agents + index if ports.agents else free_ports(1)[0]
-        if not port_is_free(port):
-            raise ConfigurationError(f"port {port} is taken; stop what uses it or give another with --agents-port")
+        port = _port(ports.agents, index, "--agents-port")
         own = {"MODELWATCH_INSTANCE": f"{name}-0", "MODELWATCH_PORT": str(port), "MODELWATCH_HOST": "127.0.0.1"}
         environment = asked | variables | own
         yield Service(name, ["-m", f"agents.{name}"], f"http://127.0.0.1:{port}", environment)
+
+
+def _port(first: int, index: int, option: str) -> int:
+    """The port of the service with this index, the first of which has `first`; 0: any."""
+    if not first:
+        return free_ports(1)[0]
+    port = first + index
+    if port > MAX_PORT:
+        raise ConfigurationError(f"port {port} would be needed, and {MAX_PORT} is the last; give a lower {option}")
+    if not port_is_free(port):
+        raise ConfigurationError(f"port {port} is taken; stop what uses it or give another with {option}")
+    return port
 
 
 @retry(retry=retry_if_exception_type(TransientError), stop=stop_after_delay(30), wait=wait_fixed(0.5), reraise=True)

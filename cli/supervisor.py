@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 
 from runtime.embedded import dying_with_parent
-from runtime.errors import CONFIGURATION_EXIT, FatalError
+from runtime.errors import CONFIGURATION_EXIT, ConfigurationError, FatalError
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """No proxy that the environment names stands between this process and those that it started."""
@@ -133,7 +133,8 @@ class Supervisor:
         """Wait until every service says it is ready.
 
         Raises:
-            FatalError: one is not ready in time, or cannot be.
+            FatalError: one is not ready in time.
+            ConfigurationError: one cannot be, with its settings.
         """
         deadline = time.monotonic() + timeout
         for process in self.processes:
@@ -149,10 +150,10 @@ class Supervisor:
                 time.sleep(0.1)
 
     def check(self) -> None:
-        """Raise `FatalError` if a service cannot run with its settings."""
+        """Raise `ConfigurationError` if a service cannot run with its settings."""
         for process in self.processes:
             if process.failure is not None:
-                raise FatalError(process.failure)
+                raise ConfigurationError(process.failure)
 
     def stop(self) -> None:
         """Stop all at once, and wait for each; kill what takes longer than `STOP_SECONDS`."""

@@ -73,13 +73,18 @@ class DeadLetter:
     @property
     def identity(self) -> str:
         """The same for every letter about the same refused bytes, whoever refused them and however often."""
-        digest = hashlib.sha256(self.value or b"").hexdigest()[:16]
-        return f"{self.topic}/{self.partition}/{self.offset}/{digest}"
+        return identity(self.topic, self.partition, self.offset, self.value)
 
     @property
     def is_whole(self) -> bool:
         """Whether the letter holds the message. One that was too large for a letter is named by its place only."""
         return self.value is not None or self.reason == Reason.EMPTY_VALUE.value
+
+
+def identity(topic: str, partition: int, offset: int, value: bytes | None) -> str:
+    """Of the letters about a message: its place, and a digest of its value, as a topic may have been made anew."""
+    digest = hashlib.sha256(value or b"").hexdigest()[:16]
+    return f"{topic}/{partition}/{offset}/{digest}"
 
 
 def read_letter(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> DeadLetter:

@@ -604,6 +604,9 @@ class LetterReplay(Message):
     identity: str = Field(description="Topic, partition and offset of the refused message, and a digest of its value")
     letter_partition: int = Field(ge=0, le=MAX_INTEGER, description="Of the letter in `inference.dead-letters`")
     letter_offset: int = Field(ge=0, le=MAX_INTEGER)
+    sent_identity: str | None = Field(
+        None, description="Likewise of the message that was sent: a letter of this identity is about a replay"
+    )
     replayed_at: Timestamp
 
 

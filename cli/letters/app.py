@@ -74,6 +74,9 @@ def replay_command(
     internal: Annotated[
         bool, typer.Option("--internal", help="Also those of topics that only modelwatch writes, such as pairs.")
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also messages that an earlier replay sent and that were refused once more.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
 ) -> None:
     """Send dead letters to where they came from, unchanged; each once, however often this runs."""
@@ -81,7 +84,7 @@ def replay_command(
 
     if not everything and not any((places, stage, reason, topic, since, until)):
         raise typer.BadParameter("say which letters: places, --stage, --reason, --topic, --since, --until, or --all")
-    replay_letters(_selection(places, stage, reason, topic, since, until), internal, dry_run)
+    replay_letters(_selection(places, stage, reason, topic, since, until), internal, dry_run, again)
 
 
 @letters_app.command("purge")

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from cli.letters.purging import purge, purgeable
 from cli.letters.reading import Found, Selection, letters, replayed
-from cli.letters.sending import CUT, GONE, INTERNAL, UNPLACED, Replay
+from cli.letters.sending import CUT, GONE, INTERNAL, REFUSED_AGAIN, UNPLACED, Replay
 from runtime.errors import ConfigurationError
 from runtime.settings import Settings, read_settings
 
@@ -22,22 +22,25 @@ REMEDIES = {
     CUT: "the message is where it lay, if its topic still has it",
     INTERNAL: "--internal sends it all the same; services that took it before take it again",
     GONE: "its topic does not exist any more",
+    REFUSED_AGAIN: "mend the cause first; --again sends them once more",
     UNPLACED: "a record made of many messages was refused; its report is on its topic",
 }
 
 
 def list_letters(selection: Selection, as_json: bool) -> None:
-    """Print a row for each stage, reason and topic: how many, how many sent again, first, last, the latest error."""
+    """Print a row for each stage, reason and topic: how many, of replays, sent again, first, last, latest error."""
     settings = read_settings(Settings)
-    done = replayed(settings)
+    known = replayed(settings)
     groups: dict[tuple[str, str, str], dict[str, Any]] = {}
     for found in letters(settings, selection):
         letter = found.letter
         group = groups.setdefault(
-            (letter.stage, letter.reason, letter.topic), {"letters": 0, "sent_again": 0, "first": letter.time}
+            (letter.stage, letter.reason, letter.topic),
+            {"letters": 0, "of_replays": 0, "sent_again": 0, "first": letter.time},
         )
         group["letters"] += 1
-        group["sent_again"] += letter.identity in done
+        group["of_replays"] += letter.identity in known.sent
+        group["sent_again"] += letter.identity in known.done
         group |= {"last": letter.time, "place": found.place, "error": letter.error}
     rows = [
         {"stage": stage, "reason": reason, "topic": topic, **group}
@@ -52,9 +55,10 @@ def list_letters(selection: Selection, as_json: bool) -> None:
 
 def _lines_of(row: Mapping[str, Any]) -> list[str]:
     """Whole words, however narrow the terminal: `--reason` and its like are given by them."""
-    name = f"{row['stage']}  {row['reason']}  {row['topic']}: {row['letters']} letters, {row['sent_again']} sent again"
+    name = f"{row['stage']}  {row['reason']}  {row['topic']}"
+    replays = f" ({row['of_replays']} of replays)" if row["of_replays"] else ""
     return [
-        _printable(name),
+        _printable(f"{name}: {row['letters']} letters{replays}, {row['sent_again']} sent again"),
         f"    {row['first']} to {row['last']}",
         f"    {row['place']}: {_printable(str(row['error'])[:200])}",
     ]
@@ -67,7 +71,7 @@ def show_letters(selection: Selection, limit: int, output: Path | None, as_json:
         ConfigurationError: a place that was asked for holds no letter.
     """
     settings = read_settings(Settings)
-    done, missing, shown, number = replayed(settings), set(selection.places), [], 0
+    done, missing, shown, number = replayed(settings).done, set(selection.places), [], 0
     for number, found in enumerate(islice(letters(settings, selection), limit), 1):  # noqa: B007 - for what follows
         missing.discard((found.partition, found.offset))
         if output is not None:
@@ -85,14 +89,14 @@ def show_letters(selection: Selection, limit: int, output: Path | None, as_json:
         raise ConfigurationError(f"no letter at {_places(missing)}; `modelwatch letters list` says what there is")
 
 
-def replay_letters(selection: Selection, internal: bool, dry_run: bool) -> None:
+def replay_letters(selection: Selection, internal: bool, dry_run: bool, again: bool) -> None:
     """Send the selected letters to where they came from, each once however often this runs.
 
     Raises:
         ConfigurationError: a place that was asked for holds no letter.
     """
     settings, missing = read_settings(Settings), set(selection.places)
-    replay = Replay(settings, internal, dry_run)
+    replay = Replay(settings, internal, dry_run, again)
 
     def wanted() -> Iterator[Found]:
         for found in letters(settings, selection):
@@ -117,10 +121,7 @@ def purge_letters(before: float, yes: bool) -> None:
     if not count:
         console.print("No dead letters are that old.")
         return
-    if not yes and console.input(f"Delete at most {count} letters for good? [y/N] ").strip().lower() not in (
-        "y",
-        "yes",
-    ):
+    if not yes and not _confirmed(console, f"Delete at most {count} letters for good?"):
         console.print("Nothing was deleted.")
         return
     purge(settings, spans)
@@ -137,7 +138,7 @@ def _print_outcome(sent: Counter[str], skipped: Counter[str], dry_run: bool) -> 
         console.print(f"{count} {'would be sent' if dry_run else 'sent'} to {topic}", highlight=False)
     for why, count in sorted(skipped.items()):
         remedy = f" ({REMEDIES[why]})" if why in REMEDIES else ""
-        console.print(f"{count} left: {why}{remedy}", highlight=False)
+        console.print(f"{count} left: {why}{remedy}", highlight=False, soft_wrap=True)
     if not sent and not skipped:
         console.print("No dead letters.")
 

@@ -79,13 +79,32 @@ def letters(settings: Settings, selection: Selection) -> Iterator[Found]:
             yield found
 
 
-def replayed(settings: Settings) -> set[str]:
-    """Identities of the letters that were sent again."""
-    return {
-        LetterReplay.model_validate_json(message.value()).identity
-        for message in read_to_end(settings, LETTER_REPLAYS.name)
-        if message.value()
-    }
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What was sent again.
+
+    Attributes:
+        done: identities of the letters that were.
+        sent: identities of the messages that this made: a letter of such a one is about what was refused once more.
+    """
+
+    done: set[str] = field(default_factory=set)
+    sent: set[str] = field(default_factory=set)
+
+    def add(self, note: LetterReplay) -> None:
+        """Take what a note says."""
+        self.done.add(note.identity)
+        if note.sent_identity is not None:
+            self.sent.add(note.sent_identity)
+
+
+def replayed(settings: Settings) -> Replayed:
+    """What was sent again, by the notes about it."""
+    known = Replayed()
+    for message in read_to_end(settings, LETTER_REPLAYS.name):
+        if message.value():
+            known.add(LetterReplay.model_validate_json(message.value()))
+    return known
 
 
 def parse_places(texts: Sequence[str]) -> frozenset[tuple[int, int]]:

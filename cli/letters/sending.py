@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from cli.letters.reading import Found, replayed
 from runtime import kafka
@@ -14,7 +14,7 @@ from runtime.errors import ConfigurationError, TransientError
 from runtime.settings import Settings
 from schemas.acls import LETTERS_TRANSACTION
 from schemas.base import utc_now
-from schemas.letters import NOWHERE
+from schemas.letters import NOWHERE, identity
 from schemas.messages import LetterReplay
 from schemas.topics import EXPLANATION_REQUESTS, FEEDBACK, LETTER_REPLAYS, REQUESTS
 
@@ -24,6 +24,7 @@ TRANSACTION_LETTERS = 100
 CALL_SECONDS = 60.0
 ALREADY, CUT, INTERNAL, GONE = "sent before", "not whole in its letter", "not from outside", "topic gone"
 UNPLACED = "of no message"
+REFUSED_AGAIN = "refused again after a replay"
 
 
 @dataclass
@@ -39,21 +40,42 @@ class Outcome:
     skipped: Counter[str] = field(default_factory=Counter)
 
 
+class Delivery:
+    """Takes the place that one message was given.
+
+    Attributes:
+        identity: of a letter about it; None while it has no place, or where the brokers do not say which.
+    """
+
+    def __init__(self, guard: kafka.DeliveryGuard) -> None:
+        self.identity: str | None = None
+        self._guard = guard
+
+    def on_delivery(self, error: KafkaError | None, message: Any) -> None:
+        """Delivery callback."""
+        self._guard.on_delivery(error, message)
+        if error is None and message.offset() >= 0:
+            self.identity = identity(message.topic(), message.partition(), message.offset(), message.value())
+
+
 class Replay:
     """Sends letters to where they came from.
 
     Args:
         internal: send also what lay on topics that only our services write.
         dry_run: only say what would be done.
+        again: send also what was refused again after a replay.
     """
 
-    def __init__(self, settings: Settings, internal: bool, dry_run: bool) -> None:
+    def __init__(self, settings: Settings, internal: bool, dry_run: bool, again: bool = False) -> None:
         self._internal = internal
+        self._again = again
         self._dry_run = dry_run
         # Who holds the transactional id holds it alone, so the notes read after that are all there are.
         self._producer = None if dry_run else _transactional(settings)
         self._partitions = kafka.cluster_topics(settings)
-        self._done = replayed(settings)
+        self._replayed = replayed(settings)
+        self._chosen = set(self._replayed.done)
         self.outcome = Outcome()
 
     def send(self, found: Iterable[Found]) -> Iterator[int]:
@@ -75,13 +97,15 @@ class Replay:
         if why is not None:
             self.outcome.skipped[why] += 1
             return False
-        self._done.add(one.letter.identity)
+        self._chosen.add(one.letter.identity)
         return True
 
     def _refusal(self, one: Found) -> str | None:
         letter = one.letter
-        if letter.identity in self._done:
+        if letter.identity in self._chosen:
             return ALREADY
+        if letter.identity in self._replayed.sent and not self._again:
+            return REFUSED_AGAIN
         if letter.offset == NOWHERE:
             return UNPLACED
         if not letter.is_whole:
@@ -94,9 +118,13 @@ class Replay:
         guard = kafka.DeliveryGuard()
         try:
             producer.begin_transaction()
-            for one in wanted:
-                kafka.produce(producer, one.letter.topic, guard.on_delivery, **self._message(one))
-                note = _note(one)
+            sent = [Delivery(guard) for _ in wanted]
+            for one, delivery in zip(wanted, sent, strict=True):
+                kafka.produce(producer, one.letter.topic, delivery.on_delivery, **self._message(one))
+            producer.flush(CALL_SECONDS)  # a note names the place that its message was given
+            for one, delivery in zip(wanted, sent, strict=True):
+                note = _note(one, delivery.identity)
+                self._replayed.add(note)
                 kafka.produce(
                     producer,
                     LETTER_REPLAYS.name,
@@ -120,7 +148,7 @@ class Replay:
         return message
 
 
-def _note(one: Found) -> LetterReplay:
+def _note(one: Found, sent_identity: str | None) -> LetterReplay:
     letter = one.letter
     return LetterReplay(
         topic=letter.topic,
@@ -129,6 +157,7 @@ def _note(one: Found) -> LetterReplay:
         identity=letter.identity,
         letter_partition=one.partition,
         letter_offset=one.offset,
+        sent_identity=sent_identity,
         replayed_at=utc_now(),
     )
 

@@ -56,24 +56,29 @@ def replay(settings: Settings, since: float, until: float, older: Sequence[Path]
         raise ConfigurationError(f"--older-models {missing[0]} is no folder")
     folders = load_model_folders(settings.models)
     specs = {name: folder.spec for name, folder in folders.items()}
-    drift, *before = (_drift_detectors(load_model_folders(root)) for root in (settings.models, *older))
-    outliers = {name: OutlierDetector(folder) for name, folder in folders.items() if folder.spec.outliers}
+    known = [folders, *map(load_model_folders, older)]
+    drift, *drift_before = map(_drift_detectors, known)
+    outliers, *outliers_before = map(_outlier_detectors, known)
 
     async def verdicts() -> Audit:
         store = client_from_settings(settings)
         try:
-            return await audit_verdicts(settings, store, specs, outliers, since, until)
+            return await audit_verdicts(settings, store, specs, outliers, since, until, outliers_before)
         finally:
             await store.close()
 
     return {
-        "drift windows": audit_windows(settings, specs, drift, since, until, before),
+        "drift windows": audit_windows(settings, specs, drift, since, until, drift_before),
         "outlier verdicts": asyncio.run(verdicts()),
     }
 
 
 def _drift_detectors(folders: Mapping[str, ModelFolder]) -> dict[str, dict[str, DriftDetector]]:
     return {name: load_detectors(folder) for name, folder in folders.items() if folder.spec.drift}
+
+
+def _outlier_detectors(folders: Mapping[str, ModelFolder]) -> dict[str, OutlierDetector]:
+    return {name: OutlierDetector(folder) for name, folder in folders.items() if folder.spec.outliers}
 
 
 def _moment(option: str, text: str | None, default: float) -> float:
@@ -90,6 +95,7 @@ def _document(audits: dict[str, Audit]) -> dict[str, Any]:
         name.replace(" ", "_"): {
             "compared": audit.compared,
             "gone": audit.gone,
+            "gone_tests": audit.gone_tests,
             "largest_difference": audit.largest,
             "differences": [dataclasses.asdict(difference) for difference in audit.differences],
             "notes": audit.notes,
@@ -101,8 +107,10 @@ def _document(audits: dict[str, Audit]) -> dict[str, Any]:
 def _print(audits: dict[str, Audit]) -> None:
     console = Console()
     for name, audit in audits.items():
+        but = f" but for {audit.gone_tests} of their tests" if audit.gone_tests else ""
         console.print(
-            f"{name}: {audit.compared} computed again, {audit.gone} not, {len(audit.differences)} differences; "
+            f"{name}: {audit.compared} computed again{but}, {audit.gone - audit.gone_tests} not, "
+            f"{len(audit.differences)} differences; "
             f"largest difference of a number {audit.largest:.3g}",
             highlight=False,
             markup=False,

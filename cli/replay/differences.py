@@ -25,13 +25,15 @@ class Audit:
 
     Attributes:
         compared: windows or verdicts that were computed again.
-        gone: those that cannot be, because what they were computed from is no longer kept.
+        gone: those that cannot be, because what they were computed from is no longer kept; and `gone_tests`.
+        gone_tests: tests that cannot be, of windows whose pairs were found again.
         largest: largest difference of a p-value or a score among them.
         notes: why something could not be compared, which is not a difference.
     """
 
     compared: int = 0
     gone: int = 0
+    gone_tests: int = 0
     largest: float = 0.0
     differences: list[Difference] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -49,6 +51,11 @@ class Audit:
         """Note that something cannot be computed again, which is no difference."""
         self.gone += 1
         self.notes.append(f"{what}: {why}")
+
+    def leave_test_out(self, what: str, why: str) -> None:
+        """Note that one test of a window cannot be computed again; the window itself was."""
+        self.gone_tests += 1
+        self.leave_out(what, why)
 
     def compare_verdicts(self, what: str, name: str, recorded: bool, computed: bool, margin: float) -> None:
         """Note a difference if there is one, unless it turns on rounding.

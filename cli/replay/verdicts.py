@@ -30,17 +30,44 @@ async def audit_verdicts(
     detectors: Mapping[str, OutlierDetector],
     begin: float,
     end: float,
+    older: Sequence[Mapping[str, OutlierDetector]] = (),
 ) -> Audit:
-    """Compare the verdict on every pair from `begin` to `end` (seconds since the epoch)."""
+    """Compare the verdict on every pair from `begin` to `end` (seconds since the epoch).
+
+    Args:
+        older: detectors of earlier versions, of which some verdicts may be; they are known by their hashes.
+    """
     audit = Audit()
     for messages in _between(settings, begin, end):
         pairs, _ = read_pairs(messages, specs, time.time(), settings.max_ahead_seconds)
         verdicts = judge(pairs, detectors)
         judged = [(read, verdict) for read, verdict in zip(pairs, verdicts, strict=True) if verdict is not None]
         stored = await _stored(store, [read for read, _ in judged])
-        for (_, verdict), record in zip(judged, stored, strict=True):
+        for verdict, record in zip(_as_recorded(judged, stored, older), stored, strict=True):
             _compare(audit, verdict, record)
     return audit
+
+
+def _as_recorded(
+    judged: Sequence[tuple[ReadPair, OutlierVerdict]],
+    stored: Sequence[dict[str, Any] | None],
+    older: Sequence[Mapping[str, OutlierDetector]],
+) -> list[OutlierVerdict]:
+    """The verdicts, each by the detector that its record names where that is among the older ones."""
+    verdicts = [verdict for _, verdict in judged]
+    for detectors in older:
+        rows = [
+            row for row, (read, _) in enumerate(judged) if _is_of(detectors.get(read.pair.request.model), stored[row])
+        ]
+        again = judge([judged[row][0] for row in rows], detectors)
+        for row, verdict in zip(rows, again, strict=True):
+            verdicts[row] = verdict or verdicts[row]
+    return verdicts
+
+
+def _is_of(detector: OutlierDetector | None, record: dict[str, Any] | None) -> bool:
+    recorded = (record or {}).get("outlier", {}).get("detector")
+    return detector is not None and recorded == detector.identity.model_dump()
 
 
 def _between(settings: Settings, begin: float, end: float) -> Iterator[list[Consumed]]:

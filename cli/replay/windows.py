@@ -180,7 +180,9 @@ def _compare_test(
     at, own = report.window_id, [one.get(report.model, {}).get(name) for one in known]
     detector = next((one for one in own if one is not None and one.identity == recorded.detector), None)
     if detector is None:
-        audit.leave_out(at, f"the detector {name} of that time ({recorded.detector.sha256[:12]}…) is not here any more")
+        audit.leave_test_out(
+            at, f"the detector {name} of that time ({recorded.detector.sha256[:12]}…) is not here any more"
+        )
         return
     rows = [content_of(entry).features.get(name, b"") for entry in window.entries]
     if {len(row) for row in rows} != {4 * detector.feature_count}:

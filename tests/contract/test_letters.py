@@ -20,6 +20,8 @@ from schemas.refusal import Reason, Refusal
 from schemas.topics import DEAD_LETTERS, FEEDBACK, PAIRS
 
 Run = Callable[..., Any]
+FAR = 1_000_000
+"""An offset where no message of a test lies."""
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def run(settings: Settings) -> Run:
     return call
 
 
-def write(settings: Settings, stage: str, *values: bytes | None, topic: str = FEEDBACK.name, first: int = 0) -> None:
+def write(settings: Settings, stage: str, *values: bytes | None, topic: str = FEEDBACK.name, first: int = FAR) -> None:
     """Letters about messages of `topic`, partition 1."""
     producer = kafka.producer(settings)
     for number, value in enumerate(values, first):
@@ -74,7 +76,7 @@ def test_a_letter_is_shown_with_place_headers_and_bytes(
 ) -> None:
     write(settings, unique, b"\x00\x1b[2Jpicture")
     [shown] = run("show", "--stage", unique, "--json", "--output", str(tmp_path))
-    assert (shown["topic"], shown["partition"], shown["offset"], shown["key"]) == (FEEDBACK.name, 1, 0, "key")
+    assert (shown["topic"], shown["partition"], shown["offset"], shown["key"]) == (FEEDBACK.name, 1, FAR, "key")
     assert shown["headers"] == [["own", "\\xff"]]
     assert (tmp_path / f"{shown['place'].replace(':', '-')}.bin").read_bytes() == b"\x00\x1b[2Jpicture"
     text = run("show", shown["place"])
@@ -96,6 +98,45 @@ def test_a_letter_is_sent_once_however_often_it_was_refused_and_replayed(
     assert [(one.key(), one.headers()) for one in sent] == [(b"key", [("own", b"\xff")])] * 2
     [row] = run("list", "--stage", unique, "--json")
     assert (row["letters"], row["sent_again"]) == (3, 3)
+
+
+def refuse_again(settings: Settings, stage: str, value: bytes, after: int) -> int:
+    """Letters about what lies on the topic with this value, from the `after`-th on, as an agent writes them."""
+    producer, messages = kafka.producer(settings), messages_of(settings, FEEDBACK.name, value)
+    for message in messages[after:]:
+        place = message.topic(), message.partition(), message.offset()
+        refusal = Refusal(Reason.INVALID_JSON, "not JSON")
+        letter = dead_letter(message.key(), message.value(), message.headers(), place, stage, refusal)
+        producer.produce(DEAD_LETTERS.name, **letter._asdict())
+    assert producer.flush(30) == 0
+    return len(messages)
+
+
+def test_what_is_refused_again_after_a_replay_is_sent_again_only_when_told_to(
+    settings: Settings, run: Run, unique: str
+) -> None:
+    value = unique.encode()
+    write(settings, unique, value, value)
+    assert "2 sent" in run("replay", "--stage", unique)
+    assert refuse_again(settings, unique, value, 0) == 2
+    said = run("replay", "--stage", unique)
+    assert "2 left: sent before" in said
+    assert "2 left: refused again after a replay (mend the cause first; --again sends them once more)" in said
+    [row] = run("list", "--stage", unique, "--json")
+    assert (row["letters"], row["of_replays"], row["sent_again"]) == (4, 2, 2)
+    assert ": 4 letters (2 of replays), 2 sent again" in run("list", "--stage", unique)
+    assert "2 sent" in run("replay", "--stage", unique, "--again")
+    assert "4 left: sent before" in run("replay", "--stage", unique, "--again")
+    assert refuse_again(settings, unique, value, 2) == 4
+    assert "2 left: refused again" in run("replay", "--stage", unique)
+    assert len(messages_of(settings, FEEDBACK.name, value)) == 4
+
+
+def test_the_same_bytes_from_their_sender_are_no_replay(settings: Settings, run: Run, unique: str) -> None:
+    write(settings, unique, unique.encode())
+    assert "1 sent" in run("replay", "--stage", unique)
+    write(settings, unique, unique.encode(), first=2 * FAR)
+    assert "1 sent" in run("replay", "--stage", unique)
 
 
 def test_whoever_is_stopped_in_the_middle_sends_the_rest_the_next_time(

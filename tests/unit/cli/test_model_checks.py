@@ -138,3 +138,15 @@ def test_images_that_the_model_does_not_take_are_refused_before_any_is_sent(
     monkeypatch.setattr("cli.produce.producer", lambda _settings: pytest.fail("nothing may be sent"))
     with pytest.raises(ConfigurationError, match=r"model grey would refuse this: .*nothing was sent"):
         send(ProduceOptions("cifar10", count=5, model=model), Settings(models=tmp_path), Console(quiet=True))
+
+
+def test_the_doctor_names_folders_that_are_no_models(tmp_path: Path) -> None:
+    make(tmp_path / "good")
+    (make(tmp_path / "slip") / "model.yaml").rename(tmp_path / "slip" / "model.yml")
+    (tmp_path / "deep").mkdir()
+    make(tmp_path / "deep" / "inner")
+    (tmp_path / ".hidden").mkdir()
+    findings = found(tmp_path)
+    assert set(findings) == {"folder deep", "folder slip", "model good", "default model"}
+    [slip] = findings["folder slip"]
+    assert slip.ok is None and "holds no model.yaml" in slip.found

@@ -16,7 +16,7 @@ import pytest
 from cli import supervisor as module
 from cli.supervisor import Service, SupervisedProcess, Supervisor, answers
 from runtime.embedded import free_ports
-from runtime.errors import FatalError
+from runtime.errors import ConfigurationError, FatalError
 
 SECONDS = 120.0
 NOWHERE = "http://127.0.0.1:9"
@@ -140,7 +140,7 @@ def test_even_a_clean_end_that_nobody_asked_for_is_a_crash(run: Run, lines: Line
 def test_a_child_that_needs_another_setting_is_not_started_again_and_is_reported(run: Run, lines: Lines) -> None:
     code = 'import sys; print("MODELWATCH_PORT is wrong"); sys.exit(78)'
     supervisor = run(python(code, name="worker-0"), python(SLEEP, name="other"))
-    with pytest.raises(FatalError, match=r"worker-0 .*exit status 78"):
+    with pytest.raises(ConfigurationError, match=r"worker-0 .*exit status 78"):
         supervisor.wait_ready(SECONDS)
     with pytest.raises(FatalError, match="worker-0"):
         supervisor.check()
