@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from schemas.clock import check_not_ahead
 from schemas.identity import MAX_ID_BYTES, record_id
 from schemas.messages import ImageDtype, InferencePair, Outcome
-from schemas.model_spec import ModelSpec
+from schemas.model_spec import MAX_CLASSES, ModelSpec
 from schemas.pairs import read_pair
 from schemas.refusal import Reason, Refusal
 
@@ -100,6 +100,25 @@ def _unwatched(pair: InferencePair, spec: ModelSpec | None) -> str | None:
             raise
         return "other_version"  # as on the topic after the model was replaced
     return None
+
+
+def is_countable(read: ReadPair, spec: ModelSpec | None) -> bool:
+    """Whether a pair's answer can be counted: also one of a version with other inputs or classes, if it is whole by
+    itself. While a model is rolled out, agents have the next version before the worker does."""
+    answer = read.pair.response
+    if answer.outcome is not Outcome.OK or spec is None:
+        return False
+    if read.unwatched is None:
+        return True
+    if bool(spec.classes) != (answer.value is None):
+        return False
+    if answer.value is not None:
+        return True
+    numbers, predicted = answer.probabilities or (), answer.predicted
+    if answer.labels_id is None and len(numbers) != len(spec.classes):
+        return False  # nothing says that its labels are others
+    is_answer = 0 < len(numbers) <= MAX_CLASSES and min(numbers) >= 0 and max(numbers) <= 1 + SLACK
+    return is_answer and (predicted is None or 0 <= predicted < len(numbers))
 
 
 def groups(pairs: Sequence[ReadPair], models: Iterable[str]) -> list[PairGroup]:

@@ -9,7 +9,7 @@ from aiokafka.partitioner import murmur2
 
 from agents.confusion.entries import PAIRS_LANE, Entry, PairHalf, answer_of
 from agents.confusion.truth import Told, read_feedback, resolve_any, self_contained
-from agents.pairs import ReadPair, read_pairs, unwatched
+from agents.pairs import ReadPair, is_countable, read_pairs, unwatched
 from schemas.clock import MAX_AHEAD_SECONDS, check_not_ahead
 from schemas.letters import Source
 from schemas.messages import Outcome
@@ -65,13 +65,14 @@ class InputReader:
         """
         own = [one for one in messages if one.topic != FEEDBACK.name]
         pairs, refused = read_pairs(own, self.specs, now, self.max_ahead)
-        inputs = Inputs(unwatched=unwatched(pairs))
+        countable = [is_countable(read, self.specs.get(read.pair.response.model)) for read in pairs]
+        left_out = [read for read, counts in zip(pairs, countable, strict=True) if not counts]
+        inputs = Inputs(unwatched=unwatched(left_out))
         inputs.refused.extend(refused)
-        for read in pairs:
-            model, answered = read.pair.response.model, read.pair.response.outcome is Outcome.OK
-            if answered and read.unwatched is not None:
-                inputs.uncounted.append(read)
-            elif answered:
+        inputs.uncounted.extend(read for read in left_out if read.pair.response.outcome is Outcome.OK)
+        for read, counts in zip(pairs, countable, strict=True):
+            if counts:
+                model = read.pair.response.model
                 half = _half(read, self.specs[model], now)
                 inputs.parts.append((read.pair.request.request_id, Entry((half,))))
                 inputs.pairs[model] += 1

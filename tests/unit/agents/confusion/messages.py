@@ -164,9 +164,9 @@ def meaning(form: Form, answer: ModelSpec, registered: ModelSpec | None) -> Answ
 
 
 def is_watched(one: Answered, specs: Mapping[str, ModelSpec]) -> bool:
-    """Whether an agent with these models counts an answer: it has the model, with as many classes."""
+    """Whether an agent with these models counts an answer: it has the model, of whichever version, and that classifies as well."""
     spec = specs.get(one.spec.name)
-    return not one.ahead and spec is not None and len(spec.classes) == len(one.spec.classes)
+    return not one.ahead and spec is not None and bool(spec.classes) == bool(one.spec.classes)
 
 
 def is_taken(one: Told, specs: Mapping[str, ModelSpec], unlabelled: Collection[str]) -> bool:

@@ -256,3 +256,33 @@ def test_the_id_is_of_the_labels_in_their_order_and_never_changes() -> None:
 def test_a_half_knows_whether_a_spec_has_its_labels() -> None:
     half = PairHalf(0, 0, "m", "1", NOW, NOW, 0, "AAAAAA==")
     assert half.has_labels_of(OLD) and half.has_labels_of(REORDERED)
+
+
+LARGER = FEWER.model_copy(update={"input": FEWER.input.model_copy(update={"shape": (4, 4, 3)})})
+
+
+@pytest.mark.parametrize("new", [FEWER, LARGER], ids=["fewer", "larger"])
+def test_answers_of_the_version_before_are_counted_while_the_worker_still_gives_them(new: ModelSpec) -> None:
+    join = PartitionJoin(MemoryStore(), latest([], 0), {"m": new}, LIMITS)
+    refused, inputs = take(join, new, pair_message(OLD), truth_message(offset=1, truth_index=0))
+    assert (refused, inputs.unwatched, inputs.uncounted) == ([], {}, [])
+    assert (join.totals["m", "1"]["pairs"], join.totals["m", "1"]["cell:0:0"]) == (1, 1)
+
+
+def test_an_answer_that_does_not_say_its_labels_and_has_others_in_number_is_not_counted() -> None:
+    join = PartitionJoin(MemoryStore(), latest([], 0), {"m": FEWER}, LIMITS)
+    _, inputs = take(join, FEWER, pair_message(OLD, without_id=True))
+    assert (inputs.parts, inputs.unwatched, len(inputs.uncounted)) == ([], {"other_version": 1}, 1)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"probabilities": [0.5, 7.0, 0.1]}, {"probabilities": [-1.0, 0.5, 0.1]}, {"predicted": 3}]
+)
+def test_an_answer_of_another_version_that_is_none_by_itself_is_not_counted(wrong: dict[str, Any]) -> None:
+    message = pair_message(OLD)
+    document = orjson.loads(message.value)
+    document["response"] |= wrong
+    message.value = orjson.dumps(document)
+    join = PartitionJoin(MemoryStore(), latest([], 0), {"m": FEWER}, LIMITS)
+    _, inputs = take(join, FEWER, message)
+    assert inputs.parts == []
