@@ -23,6 +23,7 @@ from runtime import kafka
 from runtime.model_folder import ModelFolder
 from runtime.settings import Settings
 from schemas.base import utc_now
+from schemas.identity import labels_id
 from schemas.topics import FEEDBACK
 from training.datasets import load_split
 
@@ -123,4 +124,5 @@ def _state(folder: ModelFolder, ids: int, max_entries: int, console: Console) ->
 
 
 def _half(offset: int, spec: Any, now: float, predicted: int, text: str) -> PairHalf:
-    return PairHalf(PAIRS_LANE, offset, spec.name, spec.version, now, now, predicted, text)
+    labels = labels_id(spec.classes)
+    return PairHalf(PAIRS_LANE, offset, spec.name, spec.version, now, now, predicted, text, labels=labels)

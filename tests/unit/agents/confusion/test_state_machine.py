@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from agents.confusion.merging import MAX_TRUTHS
 from agents.confusion.partition import LATE_WINDOW
 from schemas.clock import MAX_AHEAD_SECONDS
+from schemas.identity import labels_id
 from tests.unit.agents.confusion.expectations import check_classes, check_errors, check_sums
 from tests.unit.agents.confusion.messages import KINDS, SERVED, Told, answered, form_of, told
 from tests.unit.agents.confusion.registry_world import RegistryWorld
@@ -160,6 +161,8 @@ class JoinMachine(RuleBasedStateMachine):
         for group, own in groups.items():
             total, by_value = join.totals[group], group[0] in self.always and group[0] != "s"
             labels = next(spec.labels for spec in SERVED.values() if (spec.name, spec.version) == group)
+            named = {name: count for name, count in total.items() if name.startswith("labels:")}
+            assert named == ({} if group[0] == "n" else {f"labels:{labels_id(labels)}": total["pairs"]})
             check_errors(total, own, by_value) if group[0] == "n" else check_classes(total, own, labels, by_value)
 
 
@@ -184,6 +187,19 @@ def test_late_feedback_about_an_answer_that_was_not_counted_changes_no_count() -
     machine.sums_agree()
     machine.teardown()
     assert machine.world.owners[0].join.totals["m", "1"]["labelled"] == 0
+
+
+def test_a_version_with_the_labels_in_another_order_leaves_the_counts_of_the_one_before() -> None:
+    for kind, correct in (("truth_label", 1), ("truth_index", 0)):
+        machine = JoinMachine()
+        machine.begin(["m1"], 1000, True)
+        machine.answer(0, ["m1"], 0, 0, True)
+        machine.tell(0, "truth_index", 0, None, 0, 0, True)
+        machine.change("m4", True, True)
+        machine.tell(0, kind, 1, None, 0, 0, True)
+        machine.teardown()
+        total = machine.world.owners[0].join.totals["m", "1"]
+        assert (total["cell:0:0"], total["cell:1:0"]) == (correct, 1 - correct)
 
 
 def test_late_feedback_about_a_request_that_was_asked_again_leaves_the_earlier_answers_count() -> None:
