@@ -92,8 +92,8 @@ class AgentMetrics(CommonMetrics):
         self._unwatched = Counter(
             "modelwatch_unwatched_pairs",
             "Pairs that this agent did not look at (unknown_model: it has no folder of their model; other_version: of "
-            "another shape or with other classes than the version that it has, which the confusion agent counts all the "
-            "same unless one of them is no classifier)",
+            "another shape or with other classes than the version that it has, which the confusion agent counts all "
+            "the same unless one of them is no classifier)",
             ["reason"],
             registry=registry,
         )

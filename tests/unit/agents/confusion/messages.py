@@ -164,7 +164,7 @@ def meaning(form: Form, answer: ModelSpec, registered: ModelSpec | None) -> Answ
 
 
 def is_watched(one: Answered, specs: Mapping[str, ModelSpec]) -> bool:
-    """Whether an agent with these models counts an answer: it has the model, of whichever version, and that classifies as well."""
+    """Whether an agent with these models counts an answer: it has the model, and that gives answers of that kind."""
     spec = specs.get(one.spec.name)
     return not one.ahead and spec is not None and bool(spec.classes) == bool(one.spec.classes)
 
