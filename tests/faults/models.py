@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import yaml
@@ -17,7 +18,7 @@ from runtime.model_folder import load_model_folder, write_checksums
 from tests.faults.agents import make_models, wait_for
 from tests.faults.lab import SETTLE_SECONDS, Lab
 from tests.faults.side_found import look
-from tests.faults.side_ledger import Expected, SideLedger, balance_side
+from tests.faults.side_ledger import Answer, Expected, Refused, SideLedger, SideRequest, balance_side
 from tests.integration.workers import WorkerProcess
 
 WINDOW = 40
@@ -28,6 +29,7 @@ REQUESTS = 20
 STOP_SECONDS, GRACE_SECONDS, READY_SECONDS = 10.0, 30.0, 300.0
 """Of a stop; until the supervisor kills (`terminationGracePeriodSeconds`); of a start on a busy machine."""
 WORKERS = "inference"
+Named = TypeVar("Named", SideRequest, Answer, Refused)
 REFUSED = Expected(frozenset(), refusable=True)
 
 
@@ -175,13 +177,18 @@ def _kind(process: str) -> str:
 
 
 def _wait_whole(lab: Lab, *models: str) -> None:
-    """Wait until the books of these models, or all, are balanced."""
+    """Wait until the books of what was sent to these models so far, or to all, are balanced. What comes meanwhile must
+    be refused: its letters are not looked at."""
     books: list[SideLedger] = []
+    asked = {one.request_id for one in lab.side.of(*models)}
+
+    def own(found: Iterable[Named]) -> list[Named]:
+        return [one for one in found if one.request_id in asked]
 
     def whole() -> bool:
         seen = lab.side.seen(*models)
-        found = look(lab.settings, lab.store, seen.pairs, seen.letters, models or lab.side.models)
-        books[:] = [balance_side(seen.sent, seen.told, found, WINDOW)]
+        found = look(lab.settings, lab.store, own(seen.pairs), own(seen.letters), models or lab.side.models)
+        books[:] = [balance_side(own(seen.sent), seen.told & asked, found, WINDOW)]
         return books[0].balanced
 
     wait_for(whole, SETTLE_SECONDS, lambda: f"the side models' books: {books[0].differences}", lab.revive)
