@@ -228,6 +228,7 @@ def test_produced_images_are_shown_as_pairs(pipeline: tuple[subprocess.Popen[str
     assert {pair["response"]["label"] for pair in ours} == {"truck"}
 
 
+@pytest.mark.slow
 def test_an_answer_is_explained_by_its_id(pipeline: tuple[subprocess.Popen[str], str], tmp_path: Path) -> None:
     server = {"KAFKA_BOOTSTRAP_SERVERS": pipeline[1]}
     assert run("produce", "truck", "--count", "1", "--prefix", "why", **server).returncode == 0

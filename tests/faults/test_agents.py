@@ -117,6 +117,7 @@ def with_unmappable_size(value: bytes) -> bytes:
     return orjson.dumps(pair)
 
 
+@pytest.mark.slow
 @pytest.mark.real_kafka
 @pytest.mark.timeout(900)
 def test_a_store_that_is_away_loses_no_record_and_costs_no_membership(

@@ -110,6 +110,7 @@ def test_of_two_workers_with_one_name_the_older_ends(
     assert "Traceback" not in older.last_words(100_000)
 
 
+@pytest.mark.slow
 def test_partitions_that_come_and_go_in_the_middle_of_a_fetch_lose_nothing(
     own_settings: Settings, new_worker: WorkerFactory, null_models: str, unique: str
 ) -> None:
@@ -126,6 +127,7 @@ def test_partitions_that_come_and_go_in_the_middle_of_a_fetch_lose_nothing(
     assert_exactly_once(account(own_settings, stream.truths))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_work_of_a_worker_that_was_frozen_while_another_took_over_is_refused(
     own_settings: Settings, new_worker: WorkerFactory, unique: str
@@ -152,7 +154,8 @@ def test_the_work_of_a_worker_that_was_frozen_while_another_took_over_is_refused
     assert found.aborted > 0, "nothing was under way when the worker was frozen, so this run has shown nothing"
 
 
-@pytest.mark.parametrize("end", [pytest.param("stop", marks=pytest.mark.slow), "kill"])
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["stop", "kill"])
 @pytest.mark.parametrize("membership", MEMBERSHIPS)
 def test_workers_survive_a_broker_that_is_away_for_a_while(
     end: str,

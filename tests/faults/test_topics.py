@@ -136,6 +136,7 @@ def test_what_is_missing_or_unlike_comes_first() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.real_kafka
 @pytest.mark.timeout(900)
 def test_deleted_topics_are_named_and_waited_for_and_what_comes_after_is_processed_once(

@@ -91,6 +91,7 @@ def files() -> list[Path]:
     return sorted(file for file in FOLDER.rglob("*") if file.is_file())
 
 
+@pytest.mark.slow
 def test_the_threshold_can_be_set_anew_for_another_rate(folder: Path) -> None:
     done = run("outliers", "--calibrate-only", "--false-positive-rate", "0.05", "--folder", str(folder), "--no-report")
     assert done.returncode == 0, done.stderr
@@ -101,6 +102,7 @@ def test_the_threshold_can_be_set_anew_for_another_rate(folder: Path) -> None:
     load_model_folder(folder).verify([f"{after.files}/weights.npz"])
 
 
+@pytest.mark.slow
 def test_drift_detectors_are_made_with_the_settings_given_and_the_same_each_time(folder: Path) -> None:
     done = run("drift", "--correction", "fdr", "--window-size", "500", "--folder", str(folder), "--no-report")
     assert done.returncode == 0, done.stderr
